@@ -122,6 +122,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
             tally_bytes_max: memory.tally_bytes_max,
             view_bytes_max: memory.view_bytes_max,
             memtable_bytes: memory.memtable_bytes,
+            known_keys_bytes: memory.known_keys_bytes,
             block_cache_bytes: memory.block_cache_bytes,
             ..StoreOptions::default()
         },

@@ -245,16 +245,17 @@ const MIB_PER_QUERY: usize = 8;
 /// Memory that the process always needs: its code, threads, RocksDB's tables, compaction.
 const OWN_MIB: u32 = 60;
 
-/// How `--memory-max` is divided, without [`OWN_MIB`]. The shares add up to three quarters; the rest is for responses
+/// How `--memory-max` is divided, without [`OWN_MIB`]. The shares add up to four fifths; the rest is for responses
 /// in progress ([`QUERIES_MAX`]) and the allocator's overhead. Only the limit of a body is a share of the whole.
 ///
 /// | share | for |
 /// |---|---|
-/// | 1/4 | bodies in progress, and their batches |
-/// | 2 × 1/16 | the active and the frozen tally |
+/// | 1/8 | bodies in progress, and their batches |
+/// | 2 × 1/8 | the active and the frozen tally, and buffers for the next one |
 /// | 1/8 | responses: copies of rows that are not flushed yet |
 /// | 1/16 | queries: groups, sorted rows and pages |
 /// | 3 × 1/32 | the journal's memtables |
+/// | 1/16 | filters that know the keys of hours that still grow |
 /// | 1/16 | RocksDB's block cache |
 /// | 1/32 | a flush: the order of its rows |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,6 +267,7 @@ pub struct MemoryPlan {
     pub query_bytes_max: usize,
     pub queries_max: usize,
     pub memtable_bytes: usize,
+    pub known_keys_bytes: usize,
     pub block_cache_bytes: usize,
 }
 
@@ -307,13 +309,14 @@ impl Serve {
             ));
         }
         Ok(MemoryPlan {
-            inflight_bytes_max: memory / 4,
+            inflight_bytes_max: memory / 8,
             body_bytes_max: (body as usize) << 20,
-            tally_bytes_max: memory / 16,
+            tally_bytes_max: memory / 8,
             view_bytes_max: memory / 8,
             query_bytes_max: (query as usize) << 20,
             queries_max: (self.memory_max as usize / MIB_PER_QUERY).min(QUERIES_MAX),
             memtable_bytes: memory / 32,
+            known_keys_bytes: memory / 16,
             block_cache_bytes: memory / 16,
         })
     }

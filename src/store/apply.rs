@@ -5,6 +5,7 @@
 //! still counts once: sums and marker are in the same file, and each receipt records the position of its batch.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::Store;
 use super::commit::hours_bytes;
@@ -75,6 +76,7 @@ impl Store {
             })
             .collect();
         let _one_at_a_time = inner.commit.lock().map_err(|_| StoreError::Closed)?;
+        let begun = Instant::now();
         self.make_room(hours_bytes(entries.iter().map(|entry| &entry.batch)))?;
         let mut group = {
             let tallies = inner.tallies()?;
@@ -111,6 +113,8 @@ impl Store {
         if inner.is_full(tallies.active()) {
             inner.flusher.wake();
         }
+        drop(tallies);
+        inner.pace(begun);
         Ok(applied)
     }
 }

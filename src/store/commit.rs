@@ -42,6 +42,7 @@ impl Store {
         if group_bytes > inner.tally_bytes_max() / 4 {
             growth += group_bytes;
         }
+        let begun = Instant::now();
         let first = self.make_room(growth)?;
         inner.journal_memtable.grow(&inner.db, group_bytes);
         let durability = inner.options.durability;
@@ -54,6 +55,7 @@ impl Store {
             .journal_write_seconds
             .observe(start.elapsed().as_secs_f64());
         inner.record_write(&written);
+        inner.count_sync(&written);
         if written.is_err() {
             orphaned.extend(group.iter().flat_map(super::journal::stored_keys));
         } else {
@@ -74,6 +76,8 @@ impl Store {
         if inner.is_full(tallies.active()) {
             inner.flusher.wake();
         }
+        drop(tallies);
+        inner.pace(begun);
         Ok(outcomes)
     }
 
@@ -88,7 +92,7 @@ impl Store {
         let mut waited = false;
         while !inner.has_room(&tallies, growth_bytes) {
             if tallies.frozen().is_none() {
-                tallies.freeze();
+                tallies.freeze(inner.tally_bytes_max());
                 inner.flusher.wake();
                 continue;
             }
@@ -123,6 +127,16 @@ impl Inner {
         let is_small = growth_bytes <= max / 8;
         let fits = active_bytes + growth_bytes <= max && frozen_bytes <= max;
         tallies.are_empty() || !self.is_full(tallies.active()) && (is_small || fits)
+    }
+
+    /// Waits a little if compaction is behind, after a commit that began at `begun`.
+    pub(super) fn pace(&self, begun: Instant) {
+        let delay = self.pacer.delay(begun.elapsed());
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+            let seconds = &self.options.metrics.store().pacing_seconds;
+            seconds.inc_by(delay.as_secs_f64());
+        }
     }
 
     fn record_stall(&self, since: Instant) {

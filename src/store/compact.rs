@@ -1,10 +1,10 @@
 //! Compaction beyond what RocksDB triggers by itself.
 //!
 //! Reading a row that is spread over several files costs two to three times as much as one that is stored once. RocksDB
-//! lets files accumulate before it compacts them, which suits workloads that mostly write new keys. So after a flush
-//! that added to a busy hour on disk, the compactor thread compacts that hour immediately if it is cheap: if the flush
-//! touched a good part of the rows to be rewritten, and they are few. It uses at most a twentieth of its time. RocksDB
-//! does all other compaction.
+//! lets files accumulate before it merges them, which suits workloads that mostly write new keys. So after a flush
+//! that added to hours on disk, the compactor thread merges all runs of `flows` immediately if that is cheap: if the
+//! flush touched a good part of the rows to be rewritten, and they are few. It uses at most a twentieth of its time.
+//! RocksDB does all other compaction.
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
@@ -16,7 +16,6 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions};
 use super::codec;
 use super::error::{StoreError, with_context};
 use super::{Inner, Store};
-use flow::Hour;
 
 /// The compactor rests this many times as long as it has worked.
 const REST: u32 = 19;
@@ -31,17 +30,6 @@ const DROPPED_MAX: usize = 64;
 /// Approximate size of a row on disk (`benches/RESULTS.md`).
 const ROW_BYTES: u64 = 10;
 
-/// The rows that a flush added to hours that were already on disk.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FlushOverlap {
-    /// The first and last hour of the flush: its file spans them.
-    pub(super) first: Hour,
-    pub(super) last: Hour,
-    /// The hour to which most rows were added, and their number.
-    pub(super) busiest: Hour,
-    pub(super) rows: usize,
-}
-
 /// Requests to the compactor.
 #[derive(Debug, Default)]
 pub(super) struct CompactionRequests {
@@ -51,7 +39,8 @@ pub(super) struct CompactionRequests {
 
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    added: Option<FlushOverlap>,
+    /// Number of rows that the last flush added to hours that were already in `flows`.
+    rows_added: Option<usize>,
     /// A class of receipts exceeds its size bound.
     receipts: bool,
     /// Something was flushed.
@@ -62,9 +51,9 @@ pub(super) struct Requests {
 }
 
 impl CompactionRequests {
-    /// Requests compaction of the hours that a flush added to.
-    pub(super) fn request_hour(&self, added: FlushOverlap) {
-        self.change(|due| due.added = Some(added));
+    /// Requests compaction of `flows` if that is cheap, after a flush that added `rows` to hours there.
+    pub(super) fn request_merge(&self, rows: usize) {
+        self.change(|due| due.rows_added = Some(rows));
     }
 
     /// Requests that the oldest receipts are dropped.
@@ -106,7 +95,7 @@ impl CompactionRequests {
             .changed
             .wait_while_for(&mut due, |due| !due.closing, rest);
         self.changed.wait_while(&mut due, |due| {
-            let is_idle = due.added.is_none() && due.dropped.is_empty();
+            let is_idle = due.rows_added.is_none() && due.dropped.is_empty();
             !due.closing && is_idle && !due.receipts && !due.audit
         });
         (!due.closing).then(|| std::mem::take(&mut *due))
@@ -135,32 +124,31 @@ impl Inner {
             if due.audit {
                 next_audit = self.audit_ledger(next_audit);
             }
-            let Some(added) = due.added else {
+            let Some(rows) = due.rows_added else {
                 continue;
             };
             let start = Instant::now();
-            let compacted = self.compact_if_cheap(added);
+            let merged = self.merge_if_cheap(rows);
             rest = rest.max(start.elapsed() * REST);
-            match compacted {
+            match merged {
                 Ok(false) => {}
-                Ok(true) => tracing::debug!(
-                    hour = added.busiest.get(),
-                    ms = start.elapsed().as_millis() as u64,
-                    "compacted"
-                ),
+                Ok(true) => {
+                    tracing::debug!(ms = start.elapsed().as_millis() as u64, "merged all runs")
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "hour not compacted; reads of it are slower meanwhile")
+                    tracing::warn!(%error, "runs not merged; reads are slower meanwhile")
                 }
             }
         }
     }
 
-    /// Compacts the few files that contain both dropped and other hours.
+    /// Compacts the few files of settled rows that contain both dropped and other hours. Those of `flows` are merged
+    /// soon in any case.
     fn compact_dropped(&self, first: u32, end: u32) -> Result<(), StoreError> {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         let (from, to) = codec::range_bounds((first..end).into());
-        let levels = self.compact_range(Some(&from), Some(&to), &options)?;
+        let levels = self.compact_range(codec::SETTLED, Some(&from), Some(&to), &options)?;
         // A manual compaction moves everything to the last level that has files of the range.
         match levels.as_slice() {
             [] => Ok(()),
@@ -169,33 +157,32 @@ impl Inner {
         }
     }
 
-    /// Compacts the busiest hour if that is cheap. Returns whether it did.
-    fn compact_if_cheap(&self, added: FlushOverlap) -> Result<bool, StoreError> {
-        let (first, _) = codec::hour_bounds(added.first);
-        let (_, last) = codec::hour_bounds(added.last);
-        let bytes = self.bytes_on_disk(&first, &last)?;
-        let worth_it = added.rows as u64 * ROW_BYTES * ROWS_REWRITTEN_PER_ROW_ADDED;
+    /// Merges all runs of `flows` if that is cheap after a flush that added `rows` to hours there. Returns whether it
+    /// did.
+    fn merge_if_cheap(&self, rows: usize) -> Result<bool, StoreError> {
+        let flows = self.flows()?;
+        let bytes = self.bytes_in(flows, &[], &codec::META_PREFIX);
+        let worth_it = rows as u64 * ROW_BYTES * ROWS_REWRITTEN_PER_ROW_ADDED;
         if bytes > REWRITE_BYTES_MAX.min(worth_it) {
             return Ok(false);
         }
-        let (lower, upper) = codec::hour_bounds(added.busiest);
         let mut options = CompactOptions::default();
         // Do not block RocksDB's own compactions.
         options.set_exclusive_manual_compaction(false);
-        // If this fails, reads of the hour stay slower until the next flush tries again.
-        let (lower, upper) = (Some(&lower), Some(&upper));
-        self.db
-            .compact_range_cf_opt(self.flows()?, lower, upper, &options);
+        // If this fails, reads stay slower until the next flush tries again.
+        let all = None::<&[u8]>;
+        self.db.compact_range_cf_opt(flows, all, all, &options);
         Ok(true)
     }
 
-    /// Compacts a range. Returns the levels of those files that had keys of it before and are still there.
+    /// Compacts a range of the family called `name`. Returns the levels of those files that had keys of it before and are still there.
     ///
     /// The C interface drops the status of a manual compaction and the binding has no event listeners. RocksDB's
     /// counter of background errors covers all families and flushes, and does not count a compaction that an earlier
     /// error kept from starting. So the files tell whether it succeeded.
     fn compact_range(
         &self,
+        name: &str,
         lower: Option<&[u8]>,
         upper: Option<&[u8]>,
         options: &CompactOptions,
@@ -208,33 +195,36 @@ impl Inner {
             Ok::<_, StoreError>(files.into_iter().filter(move |file| {
                 let is_from = |upper: &[u8]| file.start_key.as_ref().is_some_and(|k| **k <= *upper);
                 let is_until = |lower: &[u8]| file.end_key.as_ref().is_some_and(|k| **k >= *lower);
-                file.column_family_name == codec::FLOWS
+                file.column_family_name == name
                     && upper.is_none_or(is_from)
                     && lower.is_none_or(is_until)
             }))
         };
         let before: HashSet<String> = files()?.map(|file| file.name).collect();
-        self.db
-            .compact_range_cf_opt(self.flows()?, lower, upper, options);
+        let family = self.db.cf_handle(name).ok_or(StoreError::Closed)?;
+        self.db.compact_range_cf_opt(family, lower, upper, options);
         let left = files()?.filter(|file| before.contains(&file.name));
         Ok(left.map(|file| file.level).collect())
     }
 }
 
 impl Store {
-    /// Compacts all sums on disk, so that each key is stored once.
+    /// Settles all hours and compacts all sums on disk, so that each key is stored once.
     ///
     /// # Errors
-    /// [`StoreError::CompactionFailed`]; everything is unchanged then.
+    /// [`StoreError::CompactionFailed`] or another one; no sum is lost then.
     pub fn compact(&self) -> Result<(), StoreError> {
+        self.inner.settle_all()?;
         let mut options = CompactOptions::default();
         // Files that were moved down unchanged still contain merge operands.
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        let left = self.inner.compact_range(None, None, &options)?;
-        match left.is_empty() {
-            true => Ok(()),
-            false => Err(StoreError::CompactionFailed),
+        for name in [codec::FLOWS, codec::SETTLED] {
+            let left = self.inner.compact_range(name, None, None, &options)?;
+            if !left.is_empty() {
+                return Err(StoreError::CompactionFailed);
+            }
         }
+        Ok(())
     }
 }
 
@@ -244,7 +234,7 @@ mod tests {
     use crate::store::Selection;
     use crate::store::StoreOptions;
     use flow::BatchBuilder;
-    use flow::Counters;
+    use flow::{Counters, Hour};
 
     #[test]
     fn an_hour_in_many_files_is_compacted() {
@@ -290,15 +280,20 @@ mod tests {
         store.flush().unwrap();
         store.compact().unwrap();
         store.compact().unwrap();
+        let files = store.inner.db.live_files().unwrap();
         drop(store);
-        let files = std::fs::read_dir(dir.path().join(super::super::ROCKS)).unwrap();
-        for file in files.map(|file| file.unwrap().path()) {
-            if file.extension().is_some_and(|extension| extension == "sst") {
-                let mut bytes = std::fs::read(&file).unwrap();
-                bytes[10] ^= 1;
-                std::fs::write(&file, bytes).unwrap();
-            }
+        let mut damaged = 0;
+        for file in files.iter().filter(|file| file.num_entries >= 1000) {
+            let path = dir
+                .path()
+                .join(super::super::ROCKS)
+                .join(file.name.trim_start_matches('/'));
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[10] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            damaged += 1;
         }
+        assert_eq!(damaged, 1);
         let store = open();
         for _ in 0..2 {
             let compacted = store.compact();

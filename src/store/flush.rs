@@ -1,20 +1,18 @@
 //! Flush moves sums from the tally to disk; recovery replays the journal into the tally.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rocksdb::{IngestExternalFileOptions, SstFileWriter};
-
 use super::codec::{self, HOUR_BYTES};
-use super::compact::FlushOverlap;
 use super::error::{StoreError, with_context};
 use super::journal::Journal;
-use super::rocks::L0_FILES_MAX;
+use super::rocks::RUNS_MAX;
+use super::staging::WRITING;
 use super::tallies::Tallies;
 use super::tally::Tally;
 use super::{Durability, Inner, Recovery, Step, WriteHealth};
-use flow::{Hour, HourRange};
+use flow::HourRange;
 
 /// Pause before a failed flush is retried.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -97,6 +95,10 @@ impl Inner {
             match result {
                 Ok(()) => {
                     tallies.end_flush(tally.last());
+                    // A reader may still copy from it.
+                    if let Ok(flushed) = Arc::try_unwrap(tally) {
+                        tallies.reuse(flushed, self.tally_bytes_max());
+                    }
                     self.flusher.ended.notify_all();
                     drop(tallies);
                     self.compaction_requests.request_audit();
@@ -133,8 +135,12 @@ impl Inner {
                 self.health
                     .update_free_space(self.dir.path(), reserve, needed);
                 let _reported_by_health = self.require_dir();
+                self.update_pace()?;
                 tallies = self.tallies()?;
                 let is_idle = tallies.are_empty();
+                if is_idle {
+                    tallies.active_mut().free_spare();
+                }
                 if is_idle && released.is_none_or(|at| at.elapsed() >= RELEASE_PAUSE) {
                     drop(tallies);
                     if self.health.space_is_low() {
@@ -160,7 +166,7 @@ impl Inner {
                         || tallies.flush.is_requested
                         || self.is_full(tallies.active())
                     {
-                        tallies.freeze();
+                        tallies.freeze(self.tally_bytes_max());
                         continue;
                     }
                     left.min(PROBE_INTERVAL)
@@ -208,21 +214,23 @@ impl Inner {
         }
         let _write_lock = self.flusher.lock_writes();
         if is_due {
-            let path = self.dir.staging().join(format!("{}.sst", tally.last()));
-            self.remove_staged(&path)?;
+            self.finish_steps()?;
             self.write_receipts(tally)?;
-            let (added, new_hours) = self.write_file(&path, tally)?;
+            let (path, rows_added, new_hours) = self.write_file(tally)?;
             self.step(Step::Written);
             self.tallies()?.start_flush(tally.last(), new_hours);
-            let ingest = || self.ingest(&[&path], "ingesting a flushed file");
+            let ingest = || self.ingest(self.flows()?, &[&path], "ingesting a flushed file");
             self.visibility.update_marker(&self.db, ingest)?;
+            self.settler.hours_written(tally.hours(), &self.options);
             self.step(Step::Ingested);
             self.receipt_expiry.advance_journal_time(tally);
-            if let Some(added) = added {
-                self.compaction_requests.request_hour(added);
+            if rows_added > 0 {
+                self.compaction_requests.request_merge(rows_added);
             }
         }
-        Journal::new(&self.db)?.trim(tally.last(), self.options.durability)?;
+        let trimmed = Journal::new(&self.db)?.trim(tally.last(), self.options.durability);
+        self.count_sync(&trimmed);
+        trimmed?;
         self.journal_memtable.shrink(&self.db)?;
         if self.receipts_exceed_bound()? {
             self.compaction_requests.request_receipts();
@@ -240,52 +248,24 @@ impl Inner {
         Ok(())
     }
 
-    /// Ingests files from the staging directory: by hard links, or by copying if the file system has none.
-    pub(super) fn ingest(&self, files: &[&Path], doing: &'static str) -> Result<(), StoreError> {
-        let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(self.dir.has_links());
-        self.db
-            .ingest_external_file_cf_opts(self.flows()?, &options, files.to_vec())
-            .map_err(with_context(doing))?;
-        if !self.dir.has_links() {
-            // The originals only take space; the next open removes them in any case.
-            let _best_effort = files.iter().try_for_each(|file| self.remove_staged(file));
-        }
-        Ok(())
-    }
-
-    /// Removes the file of an earlier attempt. It may be a hard link to a file that RocksDB has ingested, so it must
-    /// not be overwritten.
-    pub(super) fn remove_staged(&self, path: &Path) -> Result<(), StoreError> {
-        match std::fs::remove_file(path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(StoreError::Io {
-                doing: "removing an old staged file",
-                source,
-            }),
-            _ => Ok(()),
-        }
-    }
-
     /// Writes one sorted file: every row, then the ledger, then the marker, whose key sorts last.
     ///
-    /// A row is written as a merge operand. If nothing of its hour is on disk yet, it is written as a plain value:
-    /// reading it then needs no merge, which halves the cost of a row until it is compacted. This is safe because the
-    /// caller holds the write lock of `flows`, so the iterator sees all rows.
+    /// A row is written as a merge operand. If `flows` does not have its key ([`super::known_keys`]), it is written as a
+    /// plain value: reading it then needs no merge, which halves the cost of a row. This is safe because the caller
+    /// holds the write lock of `flows`, so the iterator sees all rows.
     ///
-    /// Returns the rows that the file adds to hours on disk, and the number of its hours that are not on disk.
-    fn write_file(
-        &self,
-        path: &Path,
-        tally: &Tally,
-    ) -> Result<(Option<FlushOverlap>, u64), StoreError> {
-        const DOING: &str = "writing a file to ingest";
-        let mut file = SstFileWriter::create(&self.flows_options);
-        file.open(path).map_err(with_context(DOING))?;
+    /// Returns the file, the number of rows that it adds to hours in `flows`, and the number of its hours that are not in the
+    /// ledger on disk.
+    fn write_file(&self, tally: &Tally) -> Result<(PathBuf, usize, u64), StoreError> {
+        const DOING: &str = WRITING;
+        let (path, mut file) = self.open_staged(&self.flows_options, &tally.last().to_string())?;
+        let mut ledger = self.db.raw_iterator_cf(self.flows()?);
         let mut on_disk = self.db.raw_iterator_cf(self.flows()?);
         on_disk.seek_to_first();
         let mut key = Vec::new();
-        let mut busiest: Option<(Hour, usize)> = None;
-        let (mut first, mut last) = (None, Hour::FIRST);
+        let mut known_keys = self.known_keys.lock();
+        known_keys.begin_flush();
+        let mut rows_added = 0;
         let mut new_hours = 0;
         for (hour, mut run) in tally.runs() {
             key.clear();
@@ -295,22 +275,35 @@ impl Inner {
             }
             on_disk.status().map_err(with_context(DOING))?;
             let is_new = on_disk.key().is_none_or(|next| !next.starts_with(&key));
-            new_hours += u64::from(is_new);
-            first.get_or_insert(hour);
-            last = hour;
-            if !is_new && busiest.is_none_or(|(_, rows)| run.len() > rows) {
-                busiest = Some((hour, run.len()));
+            if is_new {
+                // Its rows may all be settled.
+                let entry = codec::ledger_key(hour);
+                ledger.seek(entry);
+                ledger.status().map_err(with_context(DOING))?;
+                new_hours += u64::from(ledger.key() != Some(entry.as_slice()));
             }
+            if !is_new {
+                rows_added += run.len();
+            }
+            known_keys.begin_hour(hour, run.len(), is_new);
+            let mut known = 0;
+            let mut rows = 0;
             while let Some((suffix, counters)) = run.peek() {
+                if rows == 0 {
+                    rows = run.upcoming().len();
+                    known = known_keys.add(hour, run.upcoming());
+                }
                 key.truncate(HOUR_BYTES);
                 key.extend_from_slice(suffix);
                 let value = codec::encode_counters(counters);
-                if is_new {
+                if known & 1 == 0 {
                     file.put(&key, value)
                 } else {
                     file.merge(&key, value)
                 }
                 .map_err(with_context(DOING))?;
+                known >>= 1;
+                rows -= 1;
                 run.advance();
             }
         }
@@ -322,27 +315,21 @@ impl Inner {
         file.put(codec::MARKER_KEY, codec::encode_marker(tally.last()))
             .map_err(with_context(DOING))?;
         file.finish().map_err(with_context(DOING))?;
-        let overlap = busiest.and_then(|(busiest, rows)| {
-            Some(FlushOverlap {
-                first: first?,
-                last,
-                busiest,
-                rows,
-            })
-        });
-        Ok((overlap, new_hours))
+        Ok((path, rows_added, new_hours))
+    }
+
+    /// Tells the pacer how far compaction is behind. Returns the number of runs.
+    fn update_pace(&self) -> Result<u64, StoreError> {
+        let runs = self.runs()?;
+        self.pacer.set_runs(runs);
+        Ok(runs)
     }
 
     /// Waits while compaction cannot keep up with ingested files, since reads would slow down. The tally then fills
     /// and commits stall: the back-pressure reaches the senders.
     fn wait_for_compaction(&self) -> Result<(), StoreError> {
-        let flows = self.flows()?;
         while !self.tallies()?.flush.is_closing {
-            let files = self
-                .db
-                .property_int_value_cf(flows, rocksdb::properties::num_files_at_level(0))
-                .map_err(with_context("reading a property"))?;
-            if files.unwrap_or(0) < L0_FILES_MAX {
+            if self.update_pace()? < RUNS_MAX {
                 break;
             }
             let _reported_by_health = self.require_dir();

@@ -11,7 +11,7 @@ use rocksdb::DB;
 use super::dir::DataDir;
 use super::error::StoreError;
 use super::live_files::LiveFiles;
-use super::{Inner, Store, rocks_error};
+use super::{Durability, Inner, Store, rocks_error};
 use agent::durable::OutOfSpace;
 
 /// Interval between checks that the data directory still exists.
@@ -148,6 +148,13 @@ impl Inner {
             return Err(StoreError::Gone { path });
         }
         Ok(())
+    }
+
+    /// Counts a write to the journal as an fsync, unless commits do not wait for it.
+    pub(super) fn count_sync(&self, written: &Result<(), StoreError>) {
+        if written.is_ok() && self.options.durability == Durability::Fsync {
+            self.options.metrics.store().journal_syncs.inc();
+        }
     }
 
     pub(super) fn record_write(&self, written: &Result<(), StoreError>) {

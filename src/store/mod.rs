@@ -19,15 +19,18 @@ mod compact;
 mod dedupe;
 mod dir;
 mod error;
+mod families;
 mod flush;
 mod health;
 mod journal;
+mod known_keys;
 mod ledger;
 mod live_files;
 mod merge;
 mod observe;
 mod open;
 mod options;
+mod pacer;
 mod position;
 mod receipts;
 mod retention;
@@ -36,6 +39,9 @@ mod rocks_error;
 mod run;
 mod scan;
 mod selection;
+mod settle;
+mod spare;
+mod staging;
 mod tallies;
 mod tally;
 mod torn;
@@ -75,12 +81,15 @@ pub use {merge::assert_merge_associates, tally::assert_replay_adds_up};
 use audit::Audit;
 use compact::CompactionRequests;
 use error::with_context;
-
+use families::Families;
 use flush::Flusher;
 use health::Health;
 use journal::{Journal, JournalMemtable};
+use known_keys::KnownKeys;
+use pacer::Pacer;
 use receipts::ReceiptExpiry;
 use retention::RetentionState;
+use settle::Settler;
 use tallies::Tallies;
 use view_budget::ViewBudget;
 use visibility::Visibility;
@@ -90,9 +99,10 @@ use visibility::Visibility;
 #[derive(Debug)]
 pub struct Store {
     inner: Arc<Inner>,
-    /// `None`, like `compactor`, if the store is open read-only.
+    /// `None`, like the other threads, if the store is open read-only.
     flusher: Option<JoinHandle<()>>,
     compactor: Option<JoinHandle<()>>,
+    settler: Option<JoinHandle<()>>,
 }
 
 /// State shared by the flusher, the compactor and running scans. When the last of them ends, the database is closed
@@ -101,8 +111,10 @@ struct Inner {
     db: DB,
     dir: DataDir,
     /// For its statistics.
+    #[cfg(test)]
     database_options: Options,
     flows_options: Options,
+    settled_options: Options,
     options: StoreOptions,
     /// Held during a commit. Contains the receipt keys of batches whose write failed. Such a write may be in the log
     /// nevertheless; a later write reuses its positions but not its receipts, so the next commit deletes those.
@@ -111,10 +123,15 @@ struct Inner {
     /// `std`'s lock, as `commit`'s is, because poison is meant: see [`Inner::tallies`].
     tallies: Mutex<Tallies>,
     visibility: Visibility,
+    families: Families,
+    /// Changes only with the write lock.
+    known_keys: parking_lot::Mutex<KnownKeys>,
     flusher: Flusher,
+    pacer: Pacer,
     retention: RetentionState,
     views: ViewBudget,
     compaction_requests: CompactionRequests,
+    settler: Settler,
     receipt_expiry: Arc<ReceiptExpiry>,
     journal_memtable: JournalMemtable,
     /// Number of additions that saturated at `u64::MAX`.
@@ -133,11 +150,32 @@ impl Inner {
         flows_family(&self.db)
     }
 
-    /// Approximate size on disk of the keys from `first` to `end` (exclusive), without unflushed data.
+    /// Approximate size on disk of the rows from `first` to `end` (exclusive), without unflushed data.
     fn bytes_on_disk(&self, first: &[u8], end: &[u8]) -> Result<u64, StoreError> {
+        let families = [Some(self.flows()?), self.settled()];
+        let bytes = families.into_iter().flatten();
+        Ok(bytes.map(|family| self.bytes_in(family, first, end)).sum())
+    }
+
+    /// Approximate size of the keys from `first` to `end` (exclusive) in the files of one family.
+    fn bytes_in(&self, family: &ColumnFamily, first: &[u8], end: &[u8]) -> u64 {
         let range = rocksdb::Range::new(first, end);
-        let sizes = self.db.get_approximate_sizes_cf(self.flows()?, &[range]);
-        Ok(sizes.iter().sum())
+        let sizes = self.db.get_approximate_sizes_cf(family, &[range]);
+        sizes.iter().sum()
+    }
+
+    /// Number of sorted runs in `flows`: a read merges them. Each file in level 0 is one, and each further level.
+    fn runs(&self) -> Result<u64, StoreError> {
+        let flows = self.flows()?;
+        let files = |level| {
+            let property = rocksdb::properties::num_files_at_level(level);
+            let value = self.db.property_int_value_cf(flows, property);
+            Ok(value
+                .map_err(with_context("reading a property"))?
+                .unwrap_or(0))
+        };
+        let levels = (1..rocks::LEVELS).map(|level| Ok(files(level)?.min(1)));
+        [files(0)].into_iter().chain(levels).sum()
     }
 
     /// The marker, the last journal position that the sums on disk contain.
@@ -258,6 +296,7 @@ impl Drop for Store {
         }
         self.inner.flusher.wake();
         self.inner.compaction_requests.close();
+        self.inner.settler.close();
         let join = |thread: Option<JoinHandle<()>>| {
             // The threads log their own errors, and a panic has been printed.
             let _ended = thread.map(JoinHandle::join);
@@ -266,6 +305,7 @@ impl Drop for Store {
         // Nothing is written any more. A running compaction can be cancelled at any point.
         self.inner.db.cancel_all_background_work(false);
         join(self.compactor.take());
+        join(self.settler.take());
     }
 }
 

@@ -9,15 +9,20 @@ use rocksdb::DB;
 use super::abort_on_panic;
 use super::audit::Audit;
 use super::compact::CompactionRequests;
+use super::error::with_context;
+use super::families::Families;
 use super::flush::Flusher;
 use super::health::Health;
 use super::journal::JournalMemtable;
+use super::known_keys::KnownKeys;
+use super::pacer::Pacer;
 use super::retention::RetentionState;
-use super::rocks::RocksOptions;
+use super::rocks::{RocksOptions, set_dynamic_options};
+use super::settle::Settler;
 use super::tallies::Tallies;
 use super::view_budget::ViewBudget;
 use super::visibility::Visibility;
-use super::{DataDir, Inner, Store, StoreError, StoreOptions, wal};
+use super::{DataDir, Inner, Store, StoreError, StoreOptions, codec, wal};
 
 /// The batches that [`Store::open`] replayed from the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,16 +54,17 @@ impl Store {
         })?;
         rocks.database.create_if_missing(fresh);
         // If an earlier start was killed, some column families may be missing. If there are files, all families
-        // exist.
-        rocks
-            .database
-            .create_missing_column_families(fresh || !dir.has_files());
+        // exist, except for one that older formats do not have.
+        let lacks_some = fresh || !dir.has_files() || !has_settled(&dir)?;
+        rocks.database.create_missing_column_families(lacks_some);
         if !fresh && let Some(torn) = wal::truncate_torn_writes(&dir.rocks())? {
             tracing::warn!("{torn}");
         }
         let db = DB::open_cf_descriptors(&rocks.database, dir.rocks(), rocks.families())
             .map_err(does_not_open(&dir))?;
-        let inner = Inner::new(db, dir, rocks, options);
+        set_dynamic_options(&db).map_err(with_context("setting options"))?;
+        let inner = Inner::new(db, dir, rocks, options)?;
+        inner.finish_steps()?;
         let recovery = inner.recover()?;
         inner.record_recovery(&recovery);
         let inner = Arc::new(inner);
@@ -75,9 +81,11 @@ impl Store {
         let mut store = Store {
             flusher: Some(start("flusher", |inner| inner.flush_until_closed())?),
             compactor: None,
+            settler: None,
             inner: inner.clone(),
         };
         store.compactor = Some(start("compactor", Inner::compact_until_closed)?);
+        store.settler = Some(start("settler", Inner::settle_until_closed)?);
         Ok((store, recovery))
     }
 
@@ -98,12 +106,13 @@ impl Store {
         let dir = DataDir::open_read_only(path)?;
         let rocks = RocksOptions::new(&options);
         let db = open_database_read_only(&dir, &rocks)?;
-        let inner = Inner::new(db, dir, rocks, options);
+        let inner = Inner::new(db, dir, rocks, options)?;
         inner.recover()?;
         Ok(Store {
             inner: Arc::new(inner),
             flusher: None,
             compactor: None,
+            settler: None,
         })
     }
 }
@@ -118,8 +127,19 @@ pub(super) fn open_database_read_only(
             what: torn.to_string(),
         });
     }
-    DB::open_cf_descriptors_read_only(&rocks.database, dir.rocks(), rocks.families(), false)
+    // A directory of an older format lacks one.
+    let mut families = rocks.families();
+    let has_settled = has_settled(dir)?;
+    families.retain(|family| has_settled || family.name() != codec::SETTLED);
+    DB::open_cf_descriptors_read_only(&rocks.database, dir.rocks(), families, false)
         .map_err(does_not_open(dir))
+}
+
+/// Whether the database in `dir` has the family of settled rows.
+fn has_settled(dir: &DataDir) -> Result<bool, StoreError> {
+    let names = DB::list_cf(&rocksdb::Options::default(), dir.rocks());
+    let names = names.map_err(does_not_open(dir))?;
+    Ok(names.iter().any(|name| name == codec::SETTLED))
 }
 
 fn does_not_open(dir: &DataDir) -> impl FnOnce(rocksdb::Error) -> StoreError {
@@ -128,26 +148,38 @@ fn does_not_open(dir: &DataDir) -> impl FnOnce(rocksdb::Error) -> StoreError {
 }
 
 impl Inner {
-    fn new(db: DB, dir: DataDir, rocks: RocksOptions, options: StoreOptions) -> Inner {
-        Inner {
+    fn new(
+        db: DB,
+        dir: DataDir,
+        rocks: RocksOptions,
+        options: StoreOptions,
+    ) -> Result<Inner, StoreError> {
+        let families = Families::read(&db)?;
+        Ok(Inner {
             db,
             dir,
+            #[cfg(test)]
             database_options: rocks.database,
             flows_options: rocks.flows,
+            settled_options: rocks.settled,
             views: ViewBudget::new(options.view_bytes_max),
             commit: Mutex::new(Vec::new()),
             tallies: Mutex::new(Tallies::new()),
             visibility: Visibility::new(),
+            families,
+            known_keys: parking_lot::Mutex::new(KnownKeys::new(options.known_keys_bytes)),
             flusher: Flusher::default(),
+            pacer: Pacer::default(),
             retention: RetentionState::new(&options),
             compaction_requests: CompactionRequests::default(),
+            settler: Settler::new(),
             receipt_expiry: rocks.expiry,
             journal_memtable: JournalMemtable::new(options.memtable_bytes),
             saturated: rocks.saturated,
             audit: Audit::default(),
             health: Health::new(),
             options,
-        }
+        })
     }
 }
 

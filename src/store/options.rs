@@ -32,8 +32,14 @@ pub enum Step {
     Trimmed,
     /// The files that delete hours are written and synced.
     DropWritten,
-    /// They are ingested: the hours are deleted, but their files still exist.
+    /// They are ingested: the hours are deleted, but their settled rows and their files still exist.
     Dropped,
+    /// The files with the rows of cold hours are written and synced.
+    SettleWritten,
+    /// They are ingested; the rows are still in `flows` too.
+    Settled,
+    /// The rows are deleted from `flows`.
+    Moved,
 }
 
 /// See [`StoreOptions::on_step`].
@@ -46,6 +52,8 @@ pub struct StoreOptions {
     /// A tally is frozen when its tables reach this size. During a flush there are two tallies, so their memory is
     /// bounded by twice this plus one group of batches.
     pub tally_bytes_max: usize,
+    /// Memory of the filters that know the keys of hours that still grow.
+    pub known_keys_bytes: usize,
     /// Upper bound of the unflushed rows that all scans together copy, including their sort order. A scan that needs
     /// more runs alone.
     pub view_bytes_max: usize,
@@ -57,6 +65,8 @@ pub struct StoreOptions {
     pub journal_bytes_max: usize,
     /// A tally is frozen when its oldest flow is this old.
     pub flush_interval: Duration,
+    /// An hour is settled when a later one has flows and none came for it for this long.
+    pub cold_after: Duration,
     /// Maximum wait of a commit for a flush if both tallies are full, and of a scan for memory for its view. After it,
     /// they are refused.
     pub stall_max: Duration,
@@ -90,11 +100,13 @@ impl Default for StoreOptions {
         StoreOptions {
             durability: Durability::Fsync,
             tally_bytes_max: 32 << 20,
+            known_keys_bytes: 32 << 20,
             view_bytes_max: 64 << 20,
             block_cache_bytes: 32 << 20,
             memtable_bytes: 16 << 20,
             journal_bytes_max: 256 << 20,
             flush_interval: Duration::from_secs(10),
+            cold_after: Duration::from_secs(60),
             stall_max: Duration::from_secs(10),
             idempotency_window: Duration::from_secs(24 * 3600),
             import_window: Duration::from_secs(90 * 24 * 3600),

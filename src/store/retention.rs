@@ -4,20 +4,17 @@
 //! without being read. Its unflushed flows would bring it back, so the tallies are flushed first, and the journal is
 //! trimmed with them, so that no replay brings it back either.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rocksdb::SstFileWriter;
-
 use super::codec;
 use super::error::{StoreError, with_context};
+use super::staging::WRITING;
 use super::{Inner, Step, Store, StoreOptions};
 use flow::{Batch, Hour, HourRange, HourUnit, Totals};
 
 /// Maximum wait of a deletion for the preceding flush.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(60);
-const WRITING: &str = "writing a file to ingest";
 
 /// The hours that are kept, as of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +181,7 @@ impl Inner {
     fn drop_hours(&self, range: HourRange) -> Result<Totals, StoreError> {
         const DOING: &str = "dropping hours";
         let _write_lock = self.flusher.lock_writes();
+        self.finish_steps()?;
         let on_disk = self.sum_on_disk(range)?;
         let (dropped, hours) = on_disk;
         if hours == 0 {
@@ -192,10 +190,13 @@ impl Inner {
         // Ingest two files in one call, so that rows and ledger change together. A single file would span the keys of all
         // hours, and compaction would have to rewrite them with it.
         let (from, to) = codec::range_bounds(range);
-        let rows = self.staged("dropped-rows", |file| {
+        let rows = self.staged(&self.flows_options, "dropped-rows", |file| {
+            // RocksDB would merge a file that has only a range tombstone with everything older at once.
+            file.delete(from).map_err(with_context(WRITING))?;
             file.delete_range(from, to).map_err(with_context(WRITING))
         })?;
-        let ledger = self.staged("dropped-ledger", |file| {
+        let ledger = self.staged(&self.flows_options, "dropped-ledger", |file| {
+            self.write_drop(range, file)?;
             let mut entries = self.ledger_on_disk(range)?;
             entries.try_for_each(|entry| {
                 let key = codec::ledger_key(entry?.0);
@@ -204,20 +205,15 @@ impl Inner {
         })?;
         self.step(Step::DropWritten);
         self.ingest_drop(range, on_disk, || {
-            self.ingest(&[&rows, &ledger], DOING)?;
-            self.step(Step::Dropped);
-            Ok(())
+            let ingested = self.ingest(self.flows()?, &[&rows, &ledger], DOING);
+            if ingested.is_ok() {
+                self.step(Step::Dropped);
+            }
+            self.continue_drop().and(ingested)
         })?;
-        // Free the space of whole files. Start after the first key, so that the file with the range tombstone remains
-        // while other files contain a part of the range. Do this now, before compaction can split that file. If it
+        // Free the space of whole files now, before compaction can split the file with the range tombstone. If it
         // fails, it is not retried: the compactor cleans up the rest in any case.
-        let behind_first = [from.as_slice(), &[0]].concat();
-        let freed =
-            self.db
-                .delete_file_in_range_cf(self.flows()?, behind_first.as_slice(), to.as_slice());
-        if let Err(error) = freed {
-            tracing::warn!(%error, "files of dropped hours not deleted; compaction removes them");
-        }
+        self.delete_files_of(self.flows()?, range);
         let (first, end) = (range.start(), range.end());
         self.compaction_requests.request_dropped(first, end);
         let metrics = self.options.metrics.store();
@@ -258,21 +254,6 @@ impl Inner {
             });
             ingested.and(noted)
         })
-    }
-
-    /// Writes a file for ingestion.
-    fn staged(
-        &self,
-        name: &str,
-        fill: impl FnOnce(&mut SstFileWriter<'_>) -> Result<(), StoreError>,
-    ) -> Result<PathBuf, StoreError> {
-        let path = self.dir.staging().join(format!("{name}.sst"));
-        self.remove_staged(&path)?;
-        let mut file = SstFileWriter::create(&self.flows_options);
-        file.open(&path).map_err(with_context(WRITING))?;
-        fill(&mut file)?;
-        file.finish().map_err(with_context(WRITING))?;
-        Ok(path)
     }
 }
 

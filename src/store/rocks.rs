@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
-    DBRecoveryMode, LogLevel, Options, statistics::StatsLevel,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompactionStyle,
+    DBCompressionType, DBRecoveryMode, LogLevel, Options, UniversalCompactOptions,
+    UniversalCompactionStopStyle,
 };
 
 use super::receipts::ReceiptExpiry;
@@ -13,8 +14,19 @@ use super::{StoreOptions, codec, merge};
 
 const MIB: usize = 1 << 20;
 
-/// Number of L0 files of `flows` at which the flusher waits for compaction.
-pub(super) const L0_FILES_MAX: u64 = 24;
+/// Number of runs of `flows` that are merged at a time. A larger number means fewer rewrites, and slower reads of hours
+/// that still grow: `docs/internals/decisions/universal-compaction.md`.
+const RUNS_MERGED: i32 = 24;
+/// Number of runs of `flows` at which RocksDB merges them even if their sizes differ.
+pub(super) const RUNS_MANY: u64 = 48;
+/// Number of runs of `flows` at which the flusher waits for compaction.
+pub(super) const RUNS_MAX: u64 = 96;
+
+/// Number of RocksDB's levels, its default.
+pub(super) const LEVELS: usize = 7;
+
+/// Size of a file of compacted rows. Files that contain only hours that are gone are deleted without being read.
+const FILE_BYTES: usize = 32 * MIB;
 
 /// Minimum size of the block cache for pinning index blocks in it.
 const PINS_MIN_BYTES: usize = 16 * MIB;
@@ -24,6 +36,7 @@ const RECEIPTS_MEMTABLE_BYTES: usize = 4 * MIB;
 pub(super) struct RocksOptions {
     pub(super) database: Options,
     pub(super) flows: Options,
+    pub(super) settled: Options,
     journal: Options,
     receipts: Options,
     /// The rules by which compaction drops receipts.
@@ -40,6 +53,7 @@ impl RocksOptions {
         RocksOptions {
             database: database(options.memtable_bytes),
             flows: flows(&cache, options.block_cache_bytes, saturated.clone()),
+            settled: settled(&cache, options.block_cache_bytes, saturated.clone()),
             journal: journal(&cache, options.memtable_bytes),
             receipts: receipts(&cache, &expiry),
             expiry,
@@ -47,22 +61,33 @@ impl RocksOptions {
         }
     }
 
-    pub(super) fn families(&self) -> [ColumnFamilyDescriptor; 4] {
-        [
+    pub(super) fn families(&self) -> Vec<ColumnFamilyDescriptor> {
+        vec![
             // RocksDB requires a family of this name; it is empty.
             ColumnFamilyDescriptor::new("default", unused()),
             ColumnFamilyDescriptor::new(codec::JOURNAL, self.journal.clone()),
             ColumnFamilyDescriptor::new(codec::RECEIPTS, self.receipts.clone()),
             ColumnFamilyDescriptor::new(codec::FLOWS, self.flows.clone()),
+            ColumnFamilyDescriptor::new(codec::SETTLED, self.settled.clone()),
         ]
     }
 }
 
+/// Sets what the binding has no function for. Call this after each open.
+pub(super) fn set_dynamic_options(db: &DB) -> Result<(), rocksdb::Error> {
+    let flows = db.cf_handle(codec::FLOWS);
+    let value = format!("{{max_read_amp={RUNS_MANY};}}");
+    flows.map_or(Ok(()), |flows| {
+        db.set_options_cf(flows, &[("compaction_options_universal", &value)])
+    })
+}
+
 fn database(memtable_bytes: usize) -> Options {
     let mut options = Options::default();
-    // Counters only; timers would slow it down.
-    options.enable_statistics();
-    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+    // Statistics read the clock twice a merged row, whatever their level: 4 % of ingest's CPU.
+    if cfg!(test) {
+        options.enable_statistics();
+    }
     // A log that ends inside a record ends with a write that was never acknowledged. Any other damage must fail the
     // open; the default mode would silently drop everything after it.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
@@ -74,9 +99,10 @@ fn database(memtable_bytes: usize) -> Options {
     // A log is kept until all its data is in files. Receipts are small beside the journal; without this bound, their
     // memtable would keep logs for hours.
     options.set_max_total_wal_size(8 * memtable_bytes as u64);
-    options.set_max_background_jobs(2);
-    // Memory per input file of a compaction. The default is 2 MiB, for up to `L0_FILES_MAX` files and more.
-    options.set_compaction_readahead_size((memtable_bytes / 32).clamp(64 << 10, 256 << 10));
+    // A large compaction must not hold up small ones: with one thread, runs pile up behind it.
+    options.set_max_background_jobs(4);
+    // Memory per input file of a compaction. The default is 2 MiB, for up to `RUNS_MANY` files and more.
+    options.set_compaction_readahead_size((memtable_bytes / 32).clamp(64 << 10, 128 << 10));
     // Spread the writeback of large files, so that the fsync of a commit does not wait for all of it.
     options.set_bytes_per_sync(MIB as u64);
     options.set_max_open_files(512);
@@ -129,26 +155,57 @@ fn receipts(cache: &Cache, expiry: &Arc<ReceiptExpiry>) -> Options {
     options
 }
 
+/// Rows of hours that still grow, the ledger and the marker.
 fn flows(cache: &Cache, cache_bytes: usize, saturated: Arc<AtomicU64>) -> Options {
+    let mut options = rows(cache, cache_bytes, saturated);
+    // Merges runs of similar size, many at a time, so that each row is rewritten once or twice while its hour grows.
+    // Leveled compaction, RocksDB's default, rewrote it about five times, and then everything stopped.
+    options.set_compaction_style(DBCompactionStyle::Universal);
+    let mut universal = UniversalCompactOptions::default();
+    universal.set_min_merge_width(RUNS_MERGED);
+    universal.set_max_merge_width(RUNS_MANY as i32);
+    // Sizes within a factor of two are similar.
+    universal.set_size_ratio(100);
+    universal.set_stop_style(UniversalCompactionStopStyle::Similar);
+    // Rows are rarely overwritten: merging everything would free little space.
+    universal.set_max_size_amplification_percent(i32::MAX);
+    options.set_universal_compaction_options(&universal);
+    options.set_level_zero_file_num_compaction_trigger(RUNS_MERGED);
+    // At these thresholds RocksDB would slow down and stop *all* writes, including the journal's. The flusher keeps
+    // the number of runs below `RUNS_MAX` by itself.
+    options.set_level_zero_slowdown_writes_trigger(4 * RUNS_MAX as i32);
+    options.set_level_zero_stop_writes_trigger(8 * RUNS_MAX as i32);
+    // Everything here is rewritten soon.
+    options.set_compression_type(DBCompressionType::Lz4);
+    options
+}
+
+/// Rows of settled hours. They are ingested in the order of their hours, so compaction has nothing to do, except for
+/// late flows.
+fn settled(cache: &Cache, cache_bytes: usize, saturated: Arc<AtomicU64>) -> Options {
+    let mut options = rows(cache, cache_bytes, saturated);
+    // As above: compaction must not stop the journal's writes.
+    options.set_level_zero_slowdown_writes_trigger(4 * RUNS_MAX as i32);
+    options.set_level_zero_stop_writes_trigger(8 * RUNS_MAX as i32);
+    options.set_soft_pending_compaction_bytes_limit(0);
+    options.set_hard_pending_compaction_bytes_limit(0);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options.set_bottommost_compression_options(-14, 1, 0, 0, true);
+    options
+}
+
+/// What both families of rows have in common.
+fn rows(cache: &Cache, cache_bytes: usize, saturated: Arc<AtomicU64>) -> Options {
     let mut options = Options::default();
     merge::install(&mut options, saturated);
     // All data is ingested as files; the memtable stays empty.
     options.set_write_buffer_size(MIB);
-    // At these thresholds RocksDB would slow down and stop *all* writes, including the journal's. The flusher keeps
-    // the number of files below `L0_FILES_MAX` by itself.
-    options.set_level_zero_slowdown_writes_trigger(4 * L0_FILES_MAX as i32);
-    options.set_level_zero_stop_writes_trigger(8 * L0_FILES_MAX as i32);
-    // Compaction rewrites whole files, so after every flush it also rewrites hours next to the newest ones. Small
-    // files at the level where data arrives keep that low; the size doubles at each level below.
-    options.set_target_file_size_base(2 * MIB as u64);
-    options.set_target_file_size_multiplier(2);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
-    options.set_bottommost_compression_options(-14, 1, 0, 0, true);
+    options.set_target_file_size_base(FILE_BYTES as u64);
     let mut table = BlockBasedOptions::default();
     // Reads are scans: large blocks compress better and need fewer index entries, and there are no point lookups that
-    // a filter could help.
-    table.set_block_size(32 << 10);
+    // a filter could help. But each scan holds a block of each run.
+    table.set_block_size(16 << 10);
     table.set_index_type(BlockBasedIndexType::BinarySearch);
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);

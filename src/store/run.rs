@@ -101,6 +101,13 @@ impl<A: AsRef<[u8]>> SortedRun<A> {
         Some((arena::suffix(entry), arena::counters(entry)))
     }
 
+    /// The suffixes of the current row and some after it, at most [`PREFETCH_ENTRIES`].
+    pub(super) fn upcoming(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        let end = self.sorted.min(self.next + PREFETCH_ENTRIES);
+        let items = self.items[self.next.min(end)..end].iter();
+        items.map(|&item| arena::suffix(&self.arena.as_ref()[item as u32 as usize..]))
+    }
+
     #[inline]
     pub(super) fn advance(&mut self) {
         self.next += 1;

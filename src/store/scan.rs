@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::codec::{self, FlowKey};
 use super::error::{StoreError, with_context};
+use super::families::HiddenHours;
 use super::run::SortedRun;
 use super::selection::{KeyPosition, Selection};
 use super::tally::Tally;
@@ -16,19 +17,121 @@ use super::view_budget::ViewGrant;
 use super::{Inner, arena, codec::Corrupt};
 use flow::{Counters, Hour};
 
-/// The row at `disk`: key suffix and sums. `None` after the last row or on an error.
-#[inline]
-fn row_on_disk(disk: &OwnedIterator) -> Result<Option<(&[u8], Counters)>, Corrupt> {
-    let Some((key, value)) = disk.item() else {
-        return Ok(None);
-    };
-    Ok(Some((codec::suffix(key)?, codec::decode_counters(value)?)))
+/// The rows of a selection in one column family.
+struct DiskRows {
+    iterator: OwnedIterator,
+    /// Hours whose rows are ignored; almost always none.
+    hidden: HiddenHours,
+    /// Whether its row belongs to the scan's hour.
+    in_hour: bool,
+    /// The hour of its row, and the index of the selection's names that it has reached there.
+    reached: (Hour, usize),
 }
 
-/// The hour of the row at `disk`, and the rest of its key. `None` after the last row or on an error.
-#[inline]
-fn key_on_disk(disk: &OwnedIterator) -> Result<Option<(Hour, &[u8])>, Corrupt> {
-    disk.key().map(codec::split_hour).transpose()
+impl DiskRows {
+    fn new((iterator, hidden): (OwnedIterator, HiddenHours)) -> DiskRows {
+        DiskRows {
+            iterator,
+            hidden,
+            in_hour: false,
+            reached: (Hour::FIRST, 0),
+        }
+    }
+
+    /// Its row: key suffix and sums. `None` after the last row or on an error.
+    #[inline]
+    fn row(&self) -> Result<Option<(&[u8], Counters)>, Corrupt> {
+        let Some((key, value)) = self.iterator.item() else {
+            return Ok(None);
+        };
+        Ok(Some((codec::suffix(key)?, codec::decode_counters(value)?)))
+    }
+
+    /// Moves to the next row of `selection`, and sets whether it belongs to `hour`.
+    #[inline]
+    fn advance(
+        &mut self,
+        selection: &Selection,
+        hour: Hour,
+        limits: &mut ScanLimits,
+    ) -> Result<(), StoreError> {
+        self.iterator.advance();
+        self.in_hour = if selection.has_names() {
+            self.seek_names(selection, limits)? == Some(hour)
+        } else if selection.is_one_hour() {
+            self.iterator.key().is_some()
+        } else {
+            let key = self.iterator.key().map(codec::split_hour).transpose()?;
+            key.map(|(hour, _)| hour) == Some(hour)
+        };
+        Ok(())
+    }
+
+    /// Seeks the next row of `selection`, unless it is at one. Returns its hour.
+    #[cold]
+    fn seek_hour(
+        &mut self,
+        selection: &Selection,
+        limits: &mut ScanLimits,
+    ) -> Result<Option<Hour>, StoreError> {
+        let hour = if selection.has_names() {
+            self.seek_names(selection, limits)?
+        } else {
+            self.seek_visible(limits)?
+        };
+        if hour.is_none() {
+            let status = self.iterator.status();
+            status.map_err(with_context("reading"))?;
+        }
+        Ok(hour)
+    }
+
+    /// Seeks the next row of an hour that is not hidden, unless it is at one. Returns the hour.
+    #[inline]
+    fn seek_visible(&mut self, limits: &mut ScanLimits) -> Result<Option<Hour>, StoreError> {
+        loop {
+            let key = self.iterator.key().map(codec::split_hour).transpose()?;
+            let hour = key.map(|(hour, _)| hour);
+            let range = hour.and_then(|hour| self.hidden.iter().find(|range| range.contains(hour)));
+            let Some(range) = range else {
+                return Ok(hour);
+            };
+            let (_, behind) = codec::range_bounds(*range);
+            self.iterator.seek(&behind);
+            limits.step()?;
+        }
+    }
+
+    /// Seeks the next row with one of the selection's names. Returns its hour.
+    fn seek_names(
+        &mut self,
+        selection: &Selection,
+        limits: &mut ScanLimits,
+    ) -> Result<Option<Hour>, StoreError> {
+        while let Some(hour) = self.seek_visible(limits)? {
+            if self.reached.0 != hour {
+                self.reached = (hour, 0);
+            }
+            let suffix = self.iterator.key().map(codec::suffix).transpose()?;
+            let key = match selection.locate(self.reached.1, suffix.unwrap_or_default()) {
+                KeyPosition::Within(at) => {
+                    self.reached.1 = at;
+                    return Ok(Some(hour));
+                }
+                KeyPosition::Before(at) => {
+                    self.reached.1 = at;
+                    selection.seek_key(hour, at)
+                }
+                KeyPosition::After => match hour.next() {
+                    Some(next) => selection.seek_key(next, 0),
+                    None => codec::hour_bounds(hour).1.to_vec(),
+                },
+            };
+            self.iterator.seek(&key);
+            limits.step()?;
+        }
+        Ok(None)
+    }
 }
 
 /// A copy of a tally's entries of one hour.
@@ -74,22 +177,22 @@ pub struct Scan {
     selection: Selection,
     /// Before the first row, any.
     hour: Hour,
-    disk: OwnedIterator,
-    /// Whether the row on disk belongs to `hour`.
-    disk_in_hour: bool,
-    /// The hour of the row on disk, and the index of the selection's names that the scan has reached in it.
-    disk_at: (Hour, usize),
+    /// Rows of hours that still grow and late rows; and, if the directory has them, settled rows.
+    disks: Vec<DiskRows>,
     /// Copies of rows of `hour`, and their memory.
     runs: Vec<SortedRun<Vec<u8>>>,
     run_bytes: usize,
     /// Copies of later hours, ascending.
     later: VecDeque<HourCopy>,
-    /// Sources of the row that was returned last: bit 0 is the disk, bit `1 + i` is `runs[i]`.
+    /// Sources of the row that was returned last: bit `i` is `disks[i]`, bit [`RUNS_BIT`]` + i` is `runs[i]`.
     consumed: u32,
     limits: ScanLimits,
     rows: u64,
     grant: ViewGrant,
 }
+
+/// There are at most two families with rows.
+const RUNS_BIT: usize = 2;
 
 /// The reason why a scan ended before its last row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,13 +265,13 @@ impl Scan {
         let mut copies: Vec<HourCopy> = view.copies.into_iter().flatten().collect();
         copies.sort_by_key(|copied| copied.hour);
         let mut grant = view.grant;
+        let disks = [Some((view.disk, view.hidden)), view.settled];
+        let disks = disks.into_iter().flatten().map(DiskRows::new).collect();
         grant.shrink_to(copies.iter().map(HourCopy::bytes).sum());
         Ok(Scan {
             hour: Hour::FIRST,
-            disk_at: (Hour::FIRST, 0),
             selection,
-            disk: view.disk,
-            disk_in_hour: false,
+            disks,
             runs: Vec::new(),
             run_bytes: 0,
             later: copies.into(),
@@ -209,30 +312,25 @@ impl Scan {
     pub fn next_row(&mut self) -> Result<Option<StoredRow<'_>>, StoreError> {
         self.advance_consumed()?;
         self.limits.step()?;
-        while !self.disk_in_hour && self.runs.iter().all(|run| run.peek().is_none()) {
+        while !self.is_in_hour() {
             if !self.next_hour()? {
                 return Ok(None);
             }
         }
         let mut least: Option<(&[u8], Counters)> = None;
-        if self.disk_in_hour {
-            least = row_on_disk(&self.disk)?;
-        }
-        let mut consumed = u32::from(least.is_some());
-        for (i, run) in self.runs.iter().enumerate() {
-            let Some((suffix, counters)) = run.peek() else {
+        let mut consumed = 0_u32;
+        for (i, disk) in self.disks.iter().enumerate() {
+            if !disk.in_hour {
+                continue;
+            }
+            let Some((suffix, counters)) = disk.row()? else {
                 continue;
             };
-            match &mut least {
-                Some((least_suffix, _)) if *least_suffix < suffix => {}
-                Some((least_suffix, sum)) if *least_suffix == suffix => {
-                    sum.add(counters);
-                    consumed |= 2 << i;
-                }
-                _ => {
-                    least = Some((suffix, counters));
-                    consumed = 2 << i;
-                }
+            merge_row(&mut least, &mut consumed, 1 << i, (suffix, counters));
+        }
+        for (i, run) in self.runs.iter().enumerate() {
+            if let Some(row) = run.peek() {
+                merge_row(&mut least, &mut consumed, 1 << (RUNS_BIT + i), row);
             }
         }
         self.consumed = consumed;
@@ -244,14 +342,22 @@ impl Scan {
         }))
     }
 
+    /// Whether there is a row of `hour` left.
+    #[inline]
+    fn is_in_hour(&self) -> bool {
+        self.disks.iter().any(|disk| disk.in_hour)
+            || self.runs.iter().any(|run| run.peek().is_some())
+    }
+
     #[inline]
     fn advance_consumed(&mut self) -> Result<(), StoreError> {
-        if self.consumed & 1 != 0 {
-            self.disk.advance();
-            self.update_disk_position()?;
+        for (i, disk) in self.disks.iter_mut().enumerate() {
+            if self.consumed & (1 << i) != 0 {
+                disk.advance(&self.selection, self.hour, &mut self.limits)?;
+            }
         }
         for (i, run) in self.runs.iter_mut().enumerate() {
-            if self.consumed & (2 << i) != 0 {
+            if self.consumed & (1 << (RUNS_BIT + i)) != 0 {
                 run.advance();
             }
         }
@@ -259,64 +365,24 @@ impl Scan {
         Ok(())
     }
 
-    /// Call this after moving the iterator: advances it to the next row of the selection, unless it is at one.
-    #[inline]
-    fn update_disk_position(&mut self) -> Result<(), StoreError> {
-        self.disk_in_hour = if self.selection.has_names() {
-            self.seek_names()? == Some(self.hour)
-        } else if self.selection.is_one_hour() {
-            self.disk.key().is_some()
-        } else {
-            key_on_disk(&self.disk)?.map(|(hour, _)| hour) == Some(self.hour)
-        };
-        Ok(())
-    }
-
-    /// Seeks the next row with one of the selection's names. Returns its hour.
-    fn seek_names(&mut self) -> Result<Option<Hour>, StoreError> {
-        while let Some((hour, suffix)) = key_on_disk(&self.disk)? {
-            if self.disk_at.0 != hour {
-                self.disk_at = (hour, 0);
-            }
-            let key = match self.selection.locate(self.disk_at.1, suffix) {
-                KeyPosition::Within(at) => {
-                    self.disk_at.1 = at;
-                    return Ok(Some(hour));
-                }
-                KeyPosition::Before(at) => {
-                    self.disk_at.1 = at;
-                    self.selection.seek_key(hour, at)
-                }
-                KeyPosition::After => match hour.next() {
-                    Some(next) => self.selection.seek_key(next, 0),
-                    None => codec::hour_bounds(hour).1.to_vec(),
-                },
-            };
-            self.disk.seek(&key);
-            self.limits.step()?;
-        }
-        Ok(None)
-    }
-
     /// Moves to the next hour that has rows. Returns whether there is one.
     #[cold]
     fn next_hour(&mut self) -> Result<bool, StoreError> {
         self.runs.clear();
         self.grant.release(std::mem::take(&mut self.run_bytes));
-        let on_disk = if self.selection.has_names() {
-            self.seek_names()?
-        } else {
-            key_on_disk(&self.disk)?.map(|(hour, _)| hour)
-        };
-        if on_disk.is_none() {
-            self.disk.status().map_err(with_context("reading"))?;
+        let mut next = self.later.front().map(|copied| copied.hour);
+        let mut on_disk = [None; RUNS_BIT];
+        for (disk, found) in self.disks.iter_mut().zip(&mut on_disk) {
+            *found = disk.seek_hour(&self.selection, &mut self.limits)?;
+            next = next.into_iter().chain(*found).min();
         }
-        let copied = self.later.front().map(|copied| copied.hour);
-        let Some(hour) = on_disk.into_iter().chain(copied).min() else {
+        let Some(hour) = next else {
             return Ok(false);
         };
         self.hour = hour;
-        self.disk_in_hour = on_disk == Some(hour);
+        for (disk, found) in self.disks.iter_mut().zip(on_disk) {
+            disk.in_hour = found == Some(hour);
+        }
         while self.later.front().is_some_and(|copied| copied.hour == hour)
             && let Some(copied) = self.later.pop_front()
         {
@@ -324,6 +390,27 @@ impl Scan {
             self.runs.push(SortedRun::sort(copied.entries, copied.rows));
         }
         Ok(true)
+    }
+}
+
+/// Adds a row of source `bit` to the least row so far if their keys are equal, or replaces it if the new key is less.
+#[inline]
+fn merge_row<'a>(
+    least: &mut Option<(&'a [u8], Counters)>,
+    consumed: &mut u32,
+    bit: u32,
+    (suffix, counters): (&'a [u8], Counters),
+) {
+    match least {
+        Some((least, _)) if *least < suffix => {}
+        Some((least, sum)) if *least == suffix => {
+            sum.add(counters);
+            *consumed |= bit;
+        }
+        _ => {
+            *least = Some((suffix, counters));
+            *consumed = bit;
+        }
     }
 }
 
@@ -362,6 +449,10 @@ impl ViewOf for Selection {
 
     fn seeks(&self) -> bool {
         self.has_names()
+    }
+
+    fn reads_rows(&self) -> bool {
+        true
     }
 }
 

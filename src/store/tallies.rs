@@ -115,11 +115,11 @@ impl Tallies {
         Ok(())
     }
 
-    /// Freezes the active tally, so that the flusher takes it. There must be no frozen one.
-    pub(super) fn freeze(&mut self) {
+    /// Freezes the active tally, so that the flusher takes it. There must be no frozen one. It has at most `bytes_max`
+    /// together with the buffers that the next one inherits.
+    pub(super) fn freeze(&mut self, bytes_max: usize) {
         debug_assert!(self.frozen.is_none());
-        let fresh = Tally::new(self.active.last());
-        self.frozen = Some(Arc::new(std::mem::replace(&mut self.active, fresh)));
+        self.frozen = Some(Arc::new(self.active.freeze(bytes_max)));
         self.flush.is_requested = false;
     }
 
@@ -134,6 +134,11 @@ impl Tallies {
         self.flushed = marker;
         self.hours_on_disk.end_flush(marker);
         self.flush.error = None;
+    }
+
+    /// See [`Tally::reuse`].
+    pub(super) fn reuse(&mut self, flushed: Tally, bytes_max: usize) {
+        self.active.reuse(flushed, bytes_max);
     }
 
     /// Subtracts dropped totals: those on disk before the drop (`held`) minus those after it (`left`), with the numbers

@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::arena::{self, PREFETCH_ENTRIES};
+use super::arena::{self, ENTRY_HEADER_BYTES, PREFETCH_ENTRIES};
 use super::codec::{Corrupt, Receipt};
 use super::position::Position;
 use super::run::SortedRun;
+use super::spare::SpareBuffers;
 use flow::{Batch, Counters, Hour, HourRange, IdempotencyKey, KeyHasher, Totals, ValidBatch};
 
 /// A tally may have as many hours as flows.
@@ -64,15 +65,15 @@ impl HourTally {
         arena::prefetch(&self.arena, (slot as u32).saturating_sub(1) as usize)
     }
 
-    /// Adds `counters` to the entry of `suffix` and adds the growth of the table to `memory_bytes`. Returns whether a
-    /// sum saturated.
+    /// Adds `counters` to the entry of `suffix`; a table that grows takes its buffers from `spare`. Adds the growth to
+    /// `memory_bytes`. Returns whether a sum saturated.
     #[inline]
     fn add(
         &mut self,
         hash: u32,
         suffix: &[u8],
         counters: Counters,
-        memory_bytes: &mut usize,
+        (spare, memory_bytes): (&mut SpareBuffers, &mut usize),
     ) -> bool {
         let mask = self.slots.len() - 1;
         let mut index = (hash >> (32 - self.slots.len().trailing_zeros())) as usize;
@@ -80,7 +81,7 @@ impl HourTally {
             let slot = self.slots[index];
             if slot == 0 {
                 let before = self.memory_bytes();
-                self.insert(index, hash, suffix, counters);
+                self.insert(index, hash, suffix, counters, spare);
                 *memory_bytes += self.memory_bytes() - before;
                 return false;
             }
@@ -98,27 +99,38 @@ impl HourTally {
     }
 
     #[cold]
-    fn insert(&mut self, index: usize, hash: u32, suffix: &[u8], counters: Counters) {
+    fn insert(
+        &mut self,
+        index: usize,
+        hash: u32,
+        suffix: &[u8],
+        counters: Counters,
+        spare: &mut SpareBuffers,
+    ) {
         let offset = arena::next_offset(&self.arena);
         self.slots[index] = u64::from(hash) << 32 | u64::from(offset);
+        if self.arena.capacity() - self.arena.len() < ENTRY_HEADER_BYTES + suffix.len() {
+            spare.grow_arena(&mut self.arena);
+        }
         arena::push(&mut self.arena, suffix, counters);
         self.keys += 1;
         if self.keys * 8 > self.slots.len() * 5 {
-            self.grow();
+            self.grow(spare);
         }
     }
 
-    fn grow(&mut self) {
-        let slots = vec![0; self.slots.len() * 2];
+    fn grow(&mut self, spare: &mut SpareBuffers) {
+        let slots = spare.slots(self.slots.len() * 2);
         let old = std::mem::replace(&mut self.slots, slots);
         let (mask, shift) = (self.slots.len() - 1, 32 - self.slots.len().trailing_zeros());
-        for slot in old.into_iter().filter(|&slot| slot != 0) {
+        for &slot in old.iter().filter(|&&slot| slot != 0) {
             let mut index = ((slot >> 32) as u32 >> shift) as usize;
             while self.slots[index] != 0 {
                 index = (index + 1) & mask;
             }
             self.slots[index] = slot;
         }
+        spare.keep_slots(old);
     }
 }
 
@@ -139,6 +151,8 @@ pub struct Tally {
     /// Receipts of batches from an external journal. They are written when the tally is flushed, since they cannot be
     /// written with the journal.
     receipts: HashMap<IdempotencyKey, Receipt>,
+    /// Buffers for its tables to grow into. Not part of `memory_bytes`.
+    spare: SpareBuffers,
 }
 
 /// Memory of a receipt without its key.
@@ -156,7 +170,32 @@ impl Tally {
             journal_bytes: 0,
             memory_bytes: 0,
             receipts: HashMap::new(),
+            spare: SpareBuffers::default(),
         }
+    }
+
+    /// Replaces it by an empty one, which inherits its spare buffers. Those and the tally that is returned have at most
+    /// `bytes_max` together, or no spare buffers remain.
+    pub(super) fn freeze(&mut self, bytes_max: usize) -> Tally {
+        let mut spare = std::mem::take(&mut self.spare);
+        spare.shrink(bytes_max.saturating_sub(self.memory_bytes));
+        let mut fresh = Tally::new(self.last);
+        fresh.spare = spare;
+        std::mem::replace(self, fresh)
+    }
+
+    /// Takes the buffers of a tally that has been flushed, up to `bytes_max` with those that it has.
+    pub(super) fn reuse(&mut self, flushed: Tally, bytes_max: usize) {
+        for hour in flushed.hours {
+            self.spare.keep_slots(hour.slots);
+            self.spare.keep_arena(hour.arena);
+        }
+        self.spare.shrink(bytes_max);
+    }
+
+    /// Frees the spare buffers.
+    pub(super) fn free_spare(&mut self) {
+        self.spare = SpareBuffers::default();
     }
 
     /// Sets the last position: an external journal may skip positions, or contain batches that do not count.
@@ -241,7 +280,8 @@ impl Tally {
             std::hint::black_box(any);
             for &(at, hash, suffix, counters) in &some {
                 let hour = &mut self.hours[at];
-                saturated += u64::from(hour.add(hash, suffix, counters, &mut self.memory_bytes));
+                let memory = (&mut self.spare, &mut self.memory_bytes);
+                saturated += u64::from(hour.add(hash, suffix, counters, memory));
             }
         }
         for (hour, totals) in batch.ledger() {

@@ -4,18 +4,19 @@
 use std::fmt;
 use std::path::Path;
 
-use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
+use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions};
 
 use super::codec::{self, Corrupt};
 use super::dir::DataDir;
 use super::error::StoreError;
+use super::families::{Families, Hidden, HiddenHours};
 use super::journal::Journal;
 use super::open::open_database_read_only;
 use super::receipts::receipts_family;
 use super::rocks::RocksOptions;
 use super::tally::Tally;
 use super::{StoreOptions, flows_family, marker_in};
-use flow::{Hour, Totals};
+use flow::{Counters, Hour, Totals};
 
 /// Size of the tallies in which batches are verified.
 const TALLY_BYTES: usize = 32 << 20;
@@ -81,6 +82,7 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let mut verified = Verified::default();
     verified.journal(&db);
     verified.hours(&db)?;
+    verified.other_keys(&db)?;
     verified.receipts(&db)?;
     Ok(verified)
 }
@@ -109,15 +111,21 @@ impl Verified {
     /// cannot be read does not hide others.
     fn hours(&mut self, db: &DB) -> Result<(), StoreError> {
         let (lower, upper) = codec::ledger_bounds();
-        let mut ledger = iterate(db, lower, upper)?;
+        let mut ledger = iterate(db, flows_family(db)?, lower, upper);
         let mut known = self.next_in_ledger(&mut ledger);
-        let mut rows = iterate(db, &[], lower)?;
-        loop {
-            while rows.key().is_some_and(|key| hour_of(key).is_none()) {
-                self.other("the rows", "a key has no hour");
-                rows.next();
+        let hidden = match hidden_hours(db) {
+            Ok(hidden) => hidden,
+            Err(error) => {
+                self.other("the record of the last settlement or drop", error);
+                Hidden::default()
             }
-            let found = rows.key().and_then(hour_of);
+        };
+        let mut rows = StoredRows::from(db, &hidden, &[])?;
+        loop {
+            while rows.skip_invalid_key() {
+                self.other("the rows", "a key has no hour");
+            }
+            let found = rows.hour();
             // The ledger may have an earlier hour, whose rows are missing or cannot be read.
             if let (None, Err(error)) = (known, rows.status()) {
                 self.other("the rows after the last hour", error);
@@ -135,7 +143,7 @@ impl Verified {
                 Err(why) => {
                     self.fault(Fault::Hour { hour, why });
                     let (_, behind) = codec::hour_bounds(hour);
-                    rows = iterate(db, &behind, lower)?;
+                    rows = StoredRows::from(db, &hidden, &behind)?;
                 }
                 Ok((sums, saturated)) => {
                     let agrees =
@@ -174,23 +182,38 @@ impl Verified {
     }
 
     /// The sums of the rows of `hour`, where `rows` is positioned, and whether one is saturated.
-    fn hour(
-        &mut self,
-        rows: &mut DBRawIteratorWithThreadMode<'_, DB>,
-        hour: Hour,
-    ) -> Result<(Totals, bool), String> {
-        let (lower, _) = codec::hour_bounds(hour);
+    fn hour(&mut self, rows: &mut StoredRows<'_>, hour: Hour) -> Result<(Totals, bool), String> {
         let (mut sums, mut saturated) = (Totals::default(), false);
-        while let Some((key, value)) = rows.item().filter(|(key, _)| key.starts_with(&lower)) {
-            codec::validate_key(key).map_err(|e| e.to_string())?;
-            let counters = codec::decode_counters(value).map_err(|e: Corrupt| e.to_string())?;
+        while let Some(row) = rows.next_of(hour) {
+            let counters = row.map_err(|e| e.to_string())?;
             saturated |= counters.tx == u64::MAX || counters.rx == u64::MAX;
             sums.count(counters);
             self.rows += 1;
-            rows.next();
         }
         rows.status().map_err(|e| e.to_string())?;
         Ok((sums, saturated))
+    }
+
+    /// Verifies that nothing else is stored beside rows, ledger and marker.
+    fn other_keys(&mut self, db: &DB) -> Result<(), StoreError> {
+        let (ledger, ledger_end) = codec::ledger_bounds();
+        let known: [&[u8]; 3] = [&codec::MARKER_KEY, &codec::SETTLEMENT_KEY, &codec::DROP_KEY];
+        let families = [Some(flows_family(db)?), db.cf_handle(codec::SETTLED)];
+        for family in families.into_iter().flatten() {
+            for (lower, upper) in [(&codec::META_PREFIX[..], ledger), (ledger_end, &KEYS_END)] {
+                let mut keys = iterate(db, family, lower, upper);
+                while let Some(key) = keys.key() {
+                    if !known.contains(&key) {
+                        self.other("the rows", "a key has no hour");
+                    }
+                    keys.next();
+                }
+                if let Err(error) = keys.status() {
+                    self.other("what is beside the rows", error);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn receipts(&mut self, db: &DB) -> Result<(), StoreError> {
@@ -223,23 +246,104 @@ impl Verified {
     }
 }
 
+/// Beyond all keys.
+const KEYS_END: [u8; 5] = [0xFF; 5];
+
+type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
+
+/// The rows of both families in key order.
+struct StoredRows<'a> {
+    families: Vec<(RawIterator<'a>, HiddenHours)>,
+}
+
+impl<'a> StoredRows<'a> {
+    /// The rows whose keys are `lower` or more.
+    fn from(db: &'a DB, hidden: &Hidden, lower: &[u8]) -> Result<StoredRows<'a>, StoreError> {
+        let of = |family| iterate(db, family, lower, &codec::META_PREFIX);
+        let mut families = vec![(of(flows_family(db)?), hidden.in_flows.clone())];
+        if let Some(settled) = db.cf_handle(codec::SETTLED) {
+            families.push((of(settled), hidden.in_settled.clone()));
+        }
+        let mut rows = StoredRows { families };
+        rows.skip_hidden();
+        Ok(rows)
+    }
+
+    /// Skips a key that has no hour. Returns whether there was one.
+    fn skip_invalid_key(&mut self) -> bool {
+        for (rows, _) in &mut self.families {
+            if rows.key().is_some_and(|key| hour_of(key).is_none()) {
+                rows.next();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn skip_hidden(&mut self) {
+        for (rows, hidden) in &mut self.families {
+            while let Some(hour) = rows.key().and_then(hour_of)
+                && let Some(range) = hidden.iter().find(|range| range.contains(hour))
+            {
+                rows.seek(codec::range_bounds(*range).1);
+            }
+        }
+    }
+
+    /// The hour of the next row.
+    fn hour(&mut self) -> Option<Hour> {
+        self.skip_hidden();
+        let hours = self.families.iter();
+        hours
+            .filter_map(|(rows, _)| rows.key().and_then(hour_of))
+            .min()
+    }
+
+    /// The next row of `hour`, the next hour.
+    fn next_of(&mut self, hour: Hour) -> Option<Result<Counters, Corrupt>> {
+        let (lower, _) = codec::hour_bounds(hour);
+        let keys = self.families.iter().filter_map(|(rows, _)| rows.key());
+        let least = keys.filter(|key| key.starts_with(&lower)).min()?.to_vec();
+        Some(codec::validate_key(&least).and_then(|_| self.add_up(&least)))
+    }
+
+    /// Adds up the values of `key`, which is next, and moves behind it.
+    fn add_up(&mut self, key: &[u8]) -> Result<Counters, Corrupt> {
+        let mut sum = Counters::default();
+        for (rows, _) in &mut self.families {
+            if let Some((_, value)) = rows.item().filter(|(found, _)| *found == key) {
+                sum.add(codec::decode_counters(value)?);
+                rows.next();
+            }
+        }
+        Ok(sum)
+    }
+
+    fn status(&self) -> Result<(), rocksdb::Error> {
+        self.families.iter().try_for_each(|(rows, _)| rows.status())
+    }
+}
+
+/// What the last steps that changed both families hide.
+fn hidden_hours(db: &DB) -> Result<Hidden, StoreError> {
+    let steps = Families::read(db)?;
+    let hidden = steps.hidden(steps.in_flows(db)?, steps.in_settled(db)?);
+    Ok(hidden.ok_or(Corrupt("settled rows and others are from different times"))?)
+}
+
 /// The hour at the start of a row's key.
 fn hour_of(key: &[u8]) -> Option<Hour> {
     codec::split_hour(key).ok().map(|(hour, _)| hour)
 }
 
-fn iterate<'a>(
-    db: &'a DB,
-    lower: &[u8],
-    upper: &[u8],
-) -> Result<DBRawIteratorWithThreadMode<'a, DB>, StoreError> {
+fn iterate<'a>(db: &'a DB, family: &ColumnFamily, lower: &[u8], upper: &[u8]) -> RawIterator<'a> {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(lower);
     options.set_iterate_upper_bound(upper);
     options.fill_cache(false);
-    let mut iterator = db.raw_iterator_cf_opt(flows_family(db)?, options);
+    let mut iterator = db.raw_iterator_cf_opt(family, options);
     iterator.seek_to_first();
-    Ok(iterator)
+    iterator
 }
 
 #[cfg(test)]
@@ -247,7 +351,6 @@ mod tests {
     use super::*;
     use crate::store::Store;
     use flow::BatchBuilder;
-    use flow::Counters;
 
     /// Two hours on disk, a third in the journal.
     fn stored(dir: &Path) -> Store {

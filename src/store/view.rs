@@ -9,7 +9,9 @@ use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 use self_cell::self_cell;
 
 use super::Inner;
+use super::codec;
 use super::error::StoreError;
+use super::families::HiddenHours;
 use super::position::Position;
 use super::tallies::Tallies;
 use super::tally::Tally;
@@ -34,12 +36,22 @@ pub(super) trait ViewOf {
 
     /// Whether the reader seeks and reads few keys.
     fn seeks(&self) -> bool;
+
+    /// Whether the keys are rows, so that the view needs the settled ones too.
+    fn reads_rows(&self) -> bool {
+        false
+    }
 }
 
 /// The state of the store at one moment. It holds no lock.
 pub(super) struct View<C> {
-    /// Positioned at the first key.
+    /// The keys in `flows`, positioned at the first.
     pub(super) disk: OwnedIterator,
+    /// Hours whose rows in `disk` are settled already.
+    pub(super) hidden: HiddenHours,
+    /// The keys in `settled`, positioned at the first, and the hours whose rows there are dropped already. `None` if
+    /// the reader needs no rows.
+    pub(super) settled: Option<(OwnedIterator, HiddenHours)>,
     /// The last journal position that the sums on disk contain.
     pub(super) marker: Position,
     /// Copies of the tallies that are after the marker.
@@ -59,14 +71,24 @@ impl<C> View<C> {
         inner.visibility.between_drops(|drop_seq| {
             let copied = copy_tallies(inner, of)?;
             let (lower, upper) = of.bounds(copied.cutoff);
-            let (disk, marker) = open_iterator(inner, &lower, &upper, of.seeks())?;
+            let OnDisk {
+                flows,
+                hidden,
+                settled,
+                marker,
+            } = match of.reads_rows() {
+                true => OnDisk::open_rows(inner, &lower, &upper, of.seeks())?,
+                false => OnDisk::open_keys(inner, &lower, &upper, of.seeks())?,
+            };
             // The marker is always the last position of some tally. If it is before a tally's last position, the disk
             // has nothing of that tally; otherwise the disk has all of the copy.
             let last = copied.active.0;
             let both = copied.frozen.into_iter().chain([copied.active]);
             let copies = both.filter(|(last, _)| *last > marker);
             Ok(View {
-                disk,
+                disk: flows,
+                hidden,
+                settled,
                 marker,
                 copies: copies.map(|(_, copy)| copy).collect(),
                 grant: copied.grant,
@@ -148,6 +170,11 @@ impl OwnedIterator {
     pub(super) fn seek(&mut self, key: &[u8]) {
         self.with_dependent_mut(|_, iterator| iterator.seek(key));
     }
+
+    fn at_first(mut self) -> OwnedIterator {
+        self.with_dependent_mut(|_, iterator| iterator.seek_to_first());
+        self
+    }
 }
 
 /// Blocks of hours whose size on disk is at most this fraction of the block cache are cached when they are read, for
@@ -155,31 +182,98 @@ impl OwnedIterator {
 /// would evict everything else; the page cache serves it well enough.
 const CACHED_PART_MAX: usize = 8;
 
-/// Opens an iterator over the keys from `lower` to `upper` (exclusive), positioned at the first, and returns it with
-/// the marker that it sees. Set `seeks` if the caller will seek and read few keys.
-fn open_iterator(
-    inner: &Arc<Inner>,
-    lower: &[u8],
-    upper: &[u8],
-    seeks: bool,
-) -> Result<(OwnedIterator, Position), StoreError> {
-    let is_small = seeks
-        || inner.bytes_on_disk(lower, upper)?
-            <= (inner.options.block_cache_bytes / CACHED_PART_MAX) as u64;
-    loop {
-        let before = inner.marker()?;
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(lower);
-        options.set_iterate_upper_bound(upper);
-        options.fill_cache(is_small);
-        let mut cursor = OwnedIterator::try_new(inner.clone(), |inner| {
-            Ok::<_, StoreError>(inner.db.raw_iterator_cf_opt(inner.flows()?, options))
-        })?;
-        // The iterator sees a snapshot from its creation. The marker only increases, so if it is the same before and
-        // after, it is the same in the snapshot. Otherwise a flush happened in between, which is rare: retry.
-        if inner.marker()? == before {
-            cursor.with_dependent_mut(|_, iterator| iterator.seek_to_first());
-            return Ok((cursor, before));
+/// What a view sees on disk.
+struct OnDisk {
+    flows: OwnedIterator,
+    hidden: HiddenHours,
+    settled: Option<(OwnedIterator, HiddenHours)>,
+    /// The marker in `flows`.
+    marker: Position,
+}
+
+impl OnDisk {
+    /// Opens iterators over the keys from `lower` to `upper` (exclusive). Set `seeks` if the caller will seek and read
+    /// few keys.
+    fn open_keys(
+        inner: &Arc<Inner>,
+        lower: &[u8],
+        upper: &[u8],
+        seeks: bool,
+    ) -> Result<OnDisk, StoreError> {
+        let is_small = seeks || inner.is_small(lower, upper)?;
+        loop {
+            let marker = inner.marker()?;
+            let flows = open_iterator(inner, codec::FLOWS, lower, upper, is_small)?;
+            // The iterator sees a snapshot from its creation. The marker only increases, so if it is the same before
+            // and after, it is the same in the snapshot. Otherwise a flush happened in between, which is rare: retry.
+            if inner.marker()? == marker {
+                return Ok(OnDisk {
+                    flows: flows.at_first(),
+                    hidden: Arc::new([]),
+                    settled: None,
+                    marker,
+                });
+            }
         }
     }
+
+    /// [`OnDisk::open_keys`] with the settled rows.
+    fn open_rows(
+        inner: &Arc<Inner>,
+        lower: &[u8],
+        upper: &[u8],
+        seeks: bool,
+    ) -> Result<OnDisk, StoreError> {
+        let (db, families) = (&inner.db, &inner.families);
+        if inner.settled().is_none() {
+            return OnDisk::open_keys(inner, lower, upper, seeks);
+        }
+        let is_small = seeks || inner.is_small(lower, upper)?;
+        loop {
+            // The same method as for the marker, for the number of the last settlement in each family.
+            let in_flows = families.in_flows(db)?;
+            let on_disk = OnDisk::open_keys(inner, lower, upper, seeks)?;
+            if families.in_flows(db)? != in_flows {
+                continue;
+            }
+            let in_settled = families.in_settled(db)?;
+            let settled = open_iterator(inner, codec::SETTLED, lower, upper, is_small)?;
+            if families.in_settled(db)? != in_settled {
+                continue;
+            }
+            let Some(hidden) = families.hidden(in_flows, in_settled) else {
+                continue;
+            };
+            return Ok(OnDisk {
+                hidden: hidden.in_flows,
+                settled: Some((settled.at_first(), hidden.in_settled)),
+                ..on_disk
+            });
+        }
+    }
+}
+
+impl Inner {
+    /// Whether reading these keys should fill the cache.
+    fn is_small(&self, lower: &[u8], upper: &[u8]) -> Result<bool, StoreError> {
+        let bytes_max = self.options.block_cache_bytes / CACHED_PART_MAX;
+        Ok(self.bytes_on_disk(lower, upper)? <= bytes_max as u64)
+    }
+}
+
+fn open_iterator(
+    inner: &Arc<Inner>,
+    family: &str,
+    lower: &[u8],
+    upper: &[u8],
+    fill_cache: bool,
+) -> Result<OwnedIterator, StoreError> {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(lower);
+    options.set_iterate_upper_bound(upper);
+    options.fill_cache(fill_cache);
+    OwnedIterator::try_new(inner.clone(), |inner| {
+        let family = inner.db.cf_handle(family).ok_or(StoreError::Closed)?;
+        Ok(inner.db.raw_iterator_cf_opt(family, options))
+    })
 }

@@ -63,11 +63,14 @@ pub struct Store {
     pub tally_bytes: IntGaugeVec,
     pub tally_bytes_max: IntGauge,
     pub stall_seconds: prometheus::Counter,
+    pub pacing_seconds: prometheus::Counter,
+    pub unsettled_bytes: IntGauge,
+    pub unsettled_rows: IntGauge,
     pub flush_seconds: Histogram,
     pub flush_rows: IntCounter,
     pub flush_failures: IntCounter,
-    pub level0_files: IntGauge,
-    pub level0_files_max: IntGauge,
+    pub runs: IntGauge,
+    pub runs_max: IntGauge,
     pub file_bytes: IntGaugeVec,
     pub compactions: IntGauge,
     pub compaction_pending_bytes: IntGauge,
@@ -322,6 +325,18 @@ impl Store {
                 "flowtally_stall_seconds_total",
                 "Time for which commits waited for a flush.",
             )),
+            pacing_seconds: registrar.register(prometheus::Counter::new(
+                "flowtally_pacing_seconds_total",
+                "Time for which commits were delayed because compaction is behind.",
+            )),
+            unsettled_bytes: registrar.gauge(
+                "flowtally_unsettled_bytes",
+                "Bytes on disk of the hours that still grow or are not settled yet.",
+            ),
+            unsettled_rows: registrar.gauge(
+                "flowtally_unsettled_rows",
+                "Approximate number of rows on disk that are not settled yet.",
+            ),
             flush_seconds: registrar.histogram(
                 "flowtally_flush_seconds",
                 "Time of a flush.",
@@ -330,13 +345,13 @@ impl Store {
             flush_rows: registrar.counter("flowtally_flush_rows_total", "Rows that were flushed."),
             flush_failures: registrar
                 .counter("flowtally_flush_failures_total", "Flushes that failed."),
-            level0_files: registrar.gauge(
-                "flowtally_level0_files",
-                "Flushed files that are not compacted yet.",
+            runs: registrar.gauge(
+                "flowtally_runs",
+                "Sorted runs of rows that are not settled, which reads merge.",
             ),
-            level0_files_max: registrar.gauge(
-                "flowtally_level0_files_max",
-                "Files in level 0 at which flushes wait for compaction.",
+            runs_max: registrar.gauge(
+                "flowtally_runs_max",
+                "Sorted runs at which flushes wait for compaction.",
             ),
             file_bytes: registrar.gauges(
                 "flowtally_file_bytes",
@@ -346,7 +361,7 @@ impl Store {
             compactions: registrar.gauge("flowtally_compactions", "Running compactions."),
             compaction_pending_bytes: registrar.gauge(
                 "flowtally_compaction_pending_bytes",
-                "Estimated bytes that compaction has to rewrite.",
+                "Estimated bytes that compaction of settled rows has to rewrite.",
             ),
             compaction_bytes: registrar.counter(
                 "flowtally_compaction_bytes_total",

@@ -80,6 +80,11 @@ impl HourRange {
         (self.len() == 1).then_some(Hour(self.start))
     }
 
+    /// The hours, ascending.
+    pub fn hours(self) -> impl Iterator<Item = Hour> {
+        (self.start..self.end).map(Hour)
+    }
+
     /// Number of hours.
     pub fn len(self) -> u32 {
         self.end.saturating_sub(self.start)

@@ -328,6 +328,7 @@ fn share(whole: StoreOptions, stores: usize) -> StoreOptions {
         tally_bytes_max: part(whole.tally_bytes_max),
         view_bytes_max: part(whole.view_bytes_max),
         memtable_bytes: part(whole.memtable_bytes),
+        known_keys_bytes: part(whole.known_keys_bytes),
         block_cache_bytes: part(whole.block_cache_bytes),
         journal_bytes_max: part(whole.journal_bytes_max),
         receipts_bytes_max: part(whole.receipts_bytes_max as usize) as u64,

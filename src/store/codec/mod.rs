@@ -5,6 +5,7 @@
 //! any bytes and return [`Corrupt`] for those that no encoder writes; they never panic or guess.
 
 mod receipt;
+mod settlement;
 
 use crate::store::Position;
 pub use flow::codec::{
@@ -17,9 +18,13 @@ pub use receipt::{
     NOTE_PREFIX, Receipt, decode_batch_receipt, decode_noted_receipt, decode_receipt,
     encode_noted_receipt, encode_receipt, note_key,
 };
+pub use settlement::{
+    DROP_KEY, SETTLEMENT_KEY, decode_number, decode_numbered_hours, encode_number,
+    encode_numbered_hours,
+};
 
 /// Version of everything in this file, stored in the identity file of a data directory.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// The oldest version that can be read; an open upgrades a directory to [`FORMAT`].
 pub const FORMAT_MIN: u32 = 2;
@@ -32,13 +37,16 @@ pub const JOURNAL: &str = "journal";
 /// Column family of the sums: [`FlowKey`] -> [`encode_counters`], the ledger, and the marker.
 pub const FLOWS: &str = "flows";
 
+/// Column family of the rows of settled hours: [`FlowKey`] -> [`encode_counters`].
+pub const SETTLED: &str = "settled";
+
 /// Column family of the receipts: idempotency key -> [`encode_receipt`], and of notes: [`note_key`] ->
 /// [`encode_noted_receipt`].
 pub const RECEIPTS: &str = "receipts";
 
-/// Keys in `flows` that are not flow keys start with an hour that no flow has, so they sort after all flows.
-#[cfg(test)]
-const META_PREFIX: [u8; HOUR_BYTES] = [0xFF; HOUR_BYTES];
+/// Keys in `flows` and `settled` that are not flow keys start with an hour that no flow has, so they sort after all
+/// flows.
+pub const META_PREFIX: [u8; HOUR_BYTES] = [0xFF; HOUR_BYTES];
 
 /// Start of the ledger's keys in `flows`; the hour follows.
 const LEDGER_PREFIX: [u8; HOUR_BYTES + 1] = [0xFF, 0xFF, 0xFF, 0xFF, b'l'];
@@ -149,6 +157,12 @@ pub fn assert_store_codec_round_trips(bytes: &[u8]) {
     if let Ok(position) = decode_journal_key(bytes) {
         assert_eq!(journal_key(position), bytes);
     }
+    if let Ok(number) = decode_number(bytes) {
+        assert_eq!(encode_number(number), bytes);
+    }
+    if let Ok((number, hours)) = decode_numbered_hours(bytes) {
+        assert_eq!(encode_numbered_hours(number, &hours), bytes);
+    }
     if let Ok((receipt, note)) = decode_noted_receipt(bytes) {
         let again = match note {
             Some(note) => encode_noted_receipt(receipt, note),
@@ -233,8 +247,8 @@ mod tests {
         assert!(decode_receipt(&[&stored[..], b"\xFF"].concat()).is_err());
         assert_eq!(journal_key(Position::new(1)), *b"\0\0\0\0\0\0\0\x01");
         assert_eq!(encode_marker(Position::new(1)), *b"\x01\0\0\0\0\0\0\0");
-        assert_eq!(encode_identity(), "flowtally data directory, format 5\n");
-        assert_eq!(decode_identity(&encode_identity()), Some(5));
+        assert_eq!(encode_identity(), "flowtally data directory, format 6\n");
+        assert_eq!(decode_identity(&encode_identity()), Some(6));
         assert_eq!(decode_identity("something else"), None);
     }
 }

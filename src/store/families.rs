@@ -1,0 +1,319 @@
+//! Keeps `flows` and `settled`, the two column families of rows, consistent.
+//!
+//! RocksDB ingests files into one family atomically, but not into two. So a step that changes both has a number and
+//! two ingests. The first one decides: it stores the number together with the hours in its family. The second one
+//! stores only the number in the other family. As long as the numbers differ, readers ignore the rows that the second
+//! ingest will delete, and it is done before anything else changes these families: at the latest, at the next open.
+//!
+//! | step | first | second |
+//! |---|---|---|
+//! | [settlement](super::settle) | `settled` gets the rows | `flows` loses them |
+//! | [drop](super::retention) | `flows` loses rows and ledger entries | `settled` loses the rows |
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rocksdb::{ColumnFamily, DB};
+
+use super::error::{StoreError, with_context};
+use super::staging::WRITING;
+use super::{Inner, Step, codec, flows_family};
+use flow::HourRange;
+
+/// Value of a cached number while an ingest may be changing it. No store reaches this number.
+const NUMBER_UNKNOWN: u64 = u64::MAX;
+
+/// Ranges of hours whose rows readers ignore; almost always empty.
+pub(super) type HiddenHours = Arc<[HourRange]>;
+
+/// What readers ignore in each family.
+#[derive(Clone, Debug)]
+pub(super) struct Hidden {
+    pub(super) in_flows: HiddenHours,
+    pub(super) in_settled: HiddenHours,
+}
+
+impl Default for Hidden {
+    fn default() -> Hidden {
+        Hidden {
+            in_flows: Arc::new([]),
+            in_settled: Arc::new([]),
+        }
+    }
+}
+
+/// A numbered step.
+#[derive(Clone, Debug)]
+struct NumberedHours {
+    number: u64,
+    hours: HiddenHours,
+}
+
+impl Default for NumberedHours {
+    fn default() -> NumberedHours {
+        NumberedHours {
+            number: 0,
+            hours: Arc::new([]),
+        }
+    }
+}
+
+impl NumberedHours {
+    fn read(db: &DB, family: &ColumnFamily, key: &[u8]) -> Result<NumberedHours, StoreError> {
+        let Some(value) = db.get_cf(family, key).map_err(with_context(READING))? else {
+            return Ok(NumberedHours::default());
+        };
+        let (number, hours) = codec::decode_numbered_hours(&value)?;
+        Ok(NumberedHours {
+            number,
+            hours: hours.into(),
+        })
+    }
+}
+
+const READING: &str = "reading the number of a step";
+
+/// The last steps that changed both families.
+#[derive(Debug, Default)]
+pub(super) struct Families {
+    /// Number of the last settlement that `settled` contains, or [`NUMBER_UNKNOWN`].
+    in_settled: AtomicU64,
+    /// Number of the last settlement that `flows` contains, or [`NUMBER_UNKNOWN`].
+    in_flows: AtomicU64,
+    /// The settlement that `settled` contains, or will contain next.
+    settlement: Mutex<NumberedHours>,
+    /// Changes only while views are not opened.
+    drops: Mutex<Drops>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Drops {
+    /// The last drop that `flows` contains.
+    last: NumberedHours,
+    /// Number of the last drop that `settled` contains.
+    in_settled: u64,
+}
+
+/// The family of settled rows. A directory of an older format, opened read-only, has none.
+fn settled_family(db: &DB) -> Option<&ColumnFamily> {
+    db.cf_handle(codec::SETTLED)
+}
+
+fn number_in(db: &DB, family: &ColumnFamily, key: &[u8]) -> Result<u64, StoreError> {
+    let value = db
+        .get_pinned_cf(family, key)
+        .map_err(with_context(READING))?;
+    Ok(value.map_or(Ok(0), |value| codec::decode_number(&value))?)
+}
+
+impl Families {
+    /// The last steps in `db`.
+    pub(super) fn read(db: &DB) -> Result<Families, StoreError> {
+        let Some(settled) = settled_family(db) else {
+            return Ok(Families::default());
+        };
+        let flows = flows_family(db)?;
+        let settlement = NumberedHours::read(db, settled, &codec::SETTLEMENT_KEY)?;
+        let in_flows = number_in(db, flows, &codec::SETTLEMENT_KEY)?;
+        let drops = Drops {
+            last: NumberedHours::read(db, flows, &codec::DROP_KEY)?,
+            in_settled: number_in(db, settled, &codec::DROP_KEY)?,
+        };
+        Ok(Families {
+            in_settled: AtomicU64::new(settlement.number),
+            in_flows: AtomicU64::new(in_flows),
+            settlement: Mutex::new(settlement),
+            drops: Mutex::new(drops),
+        })
+    }
+
+    /// Number of the last settlement that `flows` contains. Reads the database only while it may be changing.
+    pub(super) fn in_flows(&self, db: &DB) -> Result<u64, StoreError> {
+        match self.in_flows.load(Ordering::SeqCst) {
+            NUMBER_UNKNOWN => number_in(db, flows_family(db)?, &codec::SETTLEMENT_KEY),
+            number => Ok(number),
+        }
+    }
+
+    /// Number of the last settlement that `settled` contains. Reads the database only while it may be changing.
+    pub(super) fn in_settled(&self, db: &DB) -> Result<u64, StoreError> {
+        match self.in_settled.load(Ordering::SeqCst) {
+            NUMBER_UNKNOWN => number_of_settlement(db),
+            number => Ok(number),
+        }
+    }
+
+    /// Number of the last drop. Call this with the write lock.
+    pub(super) fn last_drop(&self) -> u64 {
+        self.drops.lock().last.number
+    }
+
+    /// What a reader ignores whose view of `flows` contains settlement `in_flows`, and whose view of `settled`, which
+    /// is not older, contains `in_settled`. `None` if the two are too far apart: open them again.
+    pub(super) fn hidden(&self, in_flows: u64, in_settled: u64) -> Option<Hidden> {
+        let in_flows = if in_flows == in_settled {
+            Arc::new([])
+        } else {
+            let settlement = self.settlement.lock();
+            let is_last = settlement.number == in_settled && in_flows + 1 == in_settled;
+            is_last.then(|| settlement.hours.clone())?
+        };
+        let drops = self.drops.lock();
+        let in_settled = match drops.last.number == drops.in_settled {
+            true => Arc::new([]),
+            false => drops.last.hours.clone(),
+        };
+        Some(Hidden {
+            in_flows,
+            in_settled,
+        })
+    }
+}
+
+fn number_of_settlement(db: &DB) -> Result<u64, StoreError> {
+    let settled = settled_family(db).ok_or(StoreError::Closed)?;
+    Ok(NumberedHours::read(db, settled, &codec::SETTLEMENT_KEY)?.number)
+}
+
+/// All methods that change something require the write lock.
+impl Inner {
+    pub(super) fn settled(&self) -> Option<&ColumnFamily> {
+        settled_family(&self.db)
+    }
+
+    /// Moves the rows of `hours` from `flows` to `settled`. `files` have the rows that `flows` has of them.
+    pub(super) fn settle(
+        &self,
+        hours: Vec<HourRange>,
+        mut files: Vec<std::path::PathBuf>,
+    ) -> Result<(), StoreError> {
+        let families = &self.families;
+        let settled = self.settled().ok_or(StoreError::Closed)?;
+        let number = families.in_settled(&self.db)? + 1;
+        // A file of its own: one with rows would span the keys of all hours, and compaction would rewrite those with it.
+        files.push(self.staged(&self.settled_options, "settlement", |file| {
+            let value = codec::encode_numbered_hours(number, &hours);
+            file.put(codec::SETTLEMENT_KEY, value)
+                .map_err(with_context(WRITING))
+        })?);
+        self.step(Step::SettleWritten);
+        *families.settlement.lock() = NumberedHours {
+            number,
+            hours: hours.into(),
+        };
+        families.in_settled.store(NUMBER_UNKNOWN, Ordering::SeqCst);
+        let ingested = self.ingest(settled, &files, "ingesting settled rows");
+        let number = number_of_settlement(&self.db)?;
+        families.in_settled.store(number, Ordering::SeqCst);
+        ingested?;
+        self.step(Step::Settled);
+        self.finish_settlement()
+    }
+
+    /// Records the drop of `hours` in `file`, which is ingested into `flows`. Call this before its other keys are
+    /// written.
+    pub(super) fn write_drop(
+        &self,
+        hours: HourRange,
+        file: &mut rocksdb::SstFileWriter<'_>,
+    ) -> Result<(), StoreError> {
+        let number = self.families.drops.lock().last.number + 1;
+        let value = codec::encode_numbered_hours(number, &[hours]);
+        file.put(codec::DROP_KEY, value)
+            .map_err(with_context(WRITING))
+    }
+
+    /// Notes the drop that is recorded in `flows`, after an ingest that may have failed, and finishes it.
+    pub(super) fn continue_drop(&self) -> Result<(), StoreError> {
+        let last = NumberedHours::read(&self.db, self.flows()?, &codec::DROP_KEY)?;
+        self.families.drops.lock().last = last;
+        self.finish_drop()
+    }
+
+    /// Does the second ingest of the last steps, if it is missing.
+    pub(super) fn finish_steps(&self) -> Result<(), StoreError> {
+        self.finish_settlement()?;
+        self.finish_drop()
+    }
+
+    /// The rows of the last settlement are in `settled`, but still in `flows` too: deletes them there.
+    fn finish_settlement(&self) -> Result<(), StoreError> {
+        let families = &self.families;
+        let NumberedHours { number, hours } = families.settlement.lock().clone();
+        let is_in_settled = families.in_settled(&self.db)? == number;
+        if !is_in_settled || families.in_flows(&self.db)? == number {
+            return Ok(());
+        }
+        let file = self.staged(&self.flows_options, "settled-rows", |file| {
+            for range in hours.iter() {
+                let (from, to) = codec::range_bounds(*range);
+                file.delete_range(from, to).map_err(with_context(WRITING))?;
+            }
+            file.put(codec::SETTLEMENT_KEY, codec::encode_number(number))
+                .map_err(with_context(WRITING))
+        })?;
+        families.in_flows.store(NUMBER_UNKNOWN, Ordering::SeqCst);
+        let ingested = self.ingest(
+            self.flows()?,
+            &[file],
+            "ingesting the deletion of settled rows",
+        );
+        let number = number_in(&self.db, self.flows()?, &codec::SETTLEMENT_KEY)?;
+        families.in_flows.store(number, Ordering::SeqCst);
+        ingested?;
+        self.step(Step::Moved);
+        let mut known_keys = self.known_keys.lock();
+        for hour in hours.iter().flat_map(|range| range.hours()) {
+            known_keys.forget(hour);
+        }
+        drop(known_keys);
+        for range in hours.iter() {
+            self.delete_files_of(self.flows()?, *range);
+        }
+        Ok(())
+    }
+
+    /// The hours of the last drop are gone from `flows`, but still in `settled`: deletes them there.
+    fn finish_drop(&self) -> Result<(), StoreError> {
+        let Drops { last, in_settled } = self.families.drops.lock().clone();
+        let Some(settled) = self.settled() else {
+            return Ok(());
+        };
+        if last.number == in_settled {
+            return Ok(());
+        }
+        let rows = self.staged(&self.settled_options, "dropped-settled-rows", |file| {
+            last.hours.iter().try_for_each(|range| {
+                let (from, to) = codec::range_bounds(*range);
+                file.delete_range(from, to).map_err(with_context(WRITING))
+            })
+        })?;
+        let record = self.staged(&self.settled_options, "dropped-settled", |file| {
+            file.put(codec::DROP_KEY, codec::encode_number(last.number))
+                .map_err(with_context(WRITING))
+        })?;
+        self.ingest(settled, &[rows, record], "dropping settled hours")?;
+        self.families.drops.lock().in_settled = last.number;
+        for range in last.hours.iter() {
+            self.delete_files_of(settled, *range);
+        }
+        Ok(())
+    }
+
+    /// Frees the space of files that contain only these hours, whose rows are deleted. Files in level 0, and those
+    /// with other hours too, remain until compaction.
+    ///
+    /// Starts after the first key, so that a file with nothing but the range tombstone remains while other files
+    /// contain a part of the range.
+    pub(super) fn delete_files_of(&self, family: &ColumnFamily, hours: HourRange) {
+        let (from, to) = codec::range_bounds(hours);
+        let from = [from.as_slice(), &[0]].concat();
+        let freed = self
+            .db
+            .delete_file_in_range_cf(family, from.as_slice(), to.as_slice());
+        if let Err(error) = freed {
+            tracing::warn!(%error, "files of deleted rows not deleted; compaction removes them");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::store::{Recovery, Selection, Step, StepHook, Store, verify};
+use flow::{BatchBuilder, Counters};
+
+type Rows = BTreeMap<(Hour, Vec<u8>), (u64, u64)>;
+
+fn hour(hour: u32) -> Hour {
+    Hour::new(hour.into()).unwrap()
+}
+
+fn rows(store: &Store) -> Rows {
+    let mut rows = Rows::new();
+    let mut scan = store.select(Selection::hours(HourRange::ALL)).unwrap();
+    while let Some(row) = scan.next_row().unwrap() {
+        let sums = (row.counters.tx, row.counters.rx);
+        let earlier = rows.insert((row.hour, row.suffix.to_vec()), sums);
+        assert_eq!(earlier, None, "each key once");
+    }
+    rows
+}
+
+fn commit(store: &Store, flows: &[(u32, String, u64)]) {
+    let mut batch = BatchBuilder::with_capacity(0);
+    for (of, name, tx) in flows {
+        let counters = Counters { tx: *tx, rx: 1 };
+        batch.push(hour(*of), [name.as_bytes(), b"d", b"v"], counters);
+    }
+    store.commit(vec![batch.finish()]).unwrap();
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target)),
+        }
+    }
+}
+
+/// Copies the data directory when a step is reached: what a kill at this moment leaves.
+#[derive(Clone, Default)]
+struct Killer(Arc<Mutex<Option<(Step, PathBuf, PathBuf)>>>);
+
+impl Killer {
+    fn hook(&self) -> StepHook {
+        let armed = self.0.clone();
+        Arc::new(move |step| {
+            let mut armed = armed.lock();
+            if let Some((_, from, to)) = armed.take_if(|(at, ..)| *at == step) {
+                copy_dir(&from, &to);
+            }
+        })
+    }
+}
+
+/// Opens what a kill left, read-only and for writing. All must be there, or all but the hour that was being dropped.
+fn check_copy(dir: &Path, before: &Rows, after: &Rows) {
+    let verified = verify(dir).unwrap();
+    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+    let reader = Store::open_read_only(dir).unwrap();
+    let found = rows(&reader);
+    assert!(found == *before || found == *after);
+    drop(reader);
+    let (store, Recovery { .. }) = Store::open(dir, StoreOptions::default()).unwrap();
+    assert_eq!(rows(&store), found);
+    store.flush().unwrap();
+    store.compact().unwrap();
+    assert_eq!(rows(&store), found);
+    drop(store);
+    let verified = verify(dir).unwrap();
+    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+    assert_eq!(verified.rows, found.len() as u64);
+}
+
+/// Random commits, flushes, settlements, drops and restarts, with kills between the steps that change both families.
+#[test]
+fn rows_are_the_same_whatever_is_settled() {
+    let seed = std::env::var("FLOWTALLY_TEST_SEED");
+    let seed = seed.map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("db");
+    let killer = Killer::default();
+    let options = StoreOptions {
+        cold_after: Duration::from_secs(3600),
+        on_step: Some(killer.hook()),
+        ..StoreOptions::default()
+    };
+    let open = || Store::open(&dir, options.clone()).unwrap().0;
+    let (mut store, mut model) = (open(), Rows::new());
+    let mut copies = 0;
+    for number in 0..200 {
+        let steps = [
+            Step::SettleWritten,
+            Step::Settled,
+            Step::Moved,
+            Step::DropWritten,
+            Step::Dropped,
+            Step::Ingested,
+        ];
+        let step = steps[random.random_range(0..steps.len())];
+        let to = temp.path().join(format!("copy-{number}"));
+        *killer.0.lock() = Some((step, dir.clone(), to.clone()));
+        let before = model.clone();
+        match random.random_range(0..10) {
+            0 => {
+                drop(store);
+                store = open();
+            }
+            1 => {
+                let of = hour(random.random_range(0..6));
+                store.delete_hour(of).unwrap();
+                model.retain(|(hour, _), _| *hour != of);
+            }
+            2 => store.flush().unwrap(),
+            3 | 4 => store.inner.settle_all().unwrap(),
+            5 => drop(store.compact()),
+            _ => {
+                let flow = |_| {
+                    let name = random.random_range(0..30_u32).to_string();
+                    (random.random_range(0..6), name, random.random_range(0..9))
+                };
+                let flows: Vec<_> = (0..20).map(flow).collect();
+                commit(&store, &flows);
+                for (of, name, tx) in flows {
+                    let mut key = Vec::new();
+                    flow::codec::push_key(&mut key, hour(of), name.as_bytes(), b"d", b"v");
+                    let suffix = codec::suffix(&key).unwrap().to_vec();
+                    let sums = model.entry((hour(of), suffix)).or_default();
+                    *sums = (sums.0 + tx, sums.1 + 1);
+                }
+            }
+        }
+        assert_eq!(rows(&store), model, "after operation {number}");
+        if to.exists() {
+            copies += 1;
+            check_copy(&to, &before, &model);
+            std::fs::remove_dir_all(to).unwrap();
+        }
+    }
+    drop(store);
+    let verified = verify(&dir).unwrap();
+    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+    assert!(copies > 5, "{copies}");
+}
+
+/// Every commit adds one to each key, so that all rows of a scan are equal.
+#[test]
+fn a_scan_sees_each_row_once_while_hours_are_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let keys: Vec<_> = (0..40).map(|n| (n % 4, n.to_string(), 1)).collect();
+    commit(&store, &keys);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut scans = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let rows = rows(&store);
+                let first = rows.values().next().unwrap();
+                assert_eq!(rows.len(), 40);
+                assert!(rows.values().all(|sums| sums == first), "{rows:?}");
+                scans += 1;
+            }
+            scans
+        });
+        for _ in 0..60 {
+            commit(&store, &keys);
+            store.flush().unwrap();
+            store.inner.settle_all().unwrap();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 10);
+    });
+}
+
+/// Only hours before the newest are settled, and only once no flows come for them.
+#[test]
+fn an_hour_that_went_cold_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        cold_after: Duration::from_millis(200),
+        ..StoreOptions::default()
+    };
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let flows = |of| -> Vec<_> { (0..3).map(|n| (of, n.to_string(), 1)).collect() };
+    // Many small hours are worth a settlement, as few large ones are.
+    for of in 0..HOURS_MIN as u32 {
+        commit(&store, &flows(of));
+    }
+    let newest = hour(1_000);
+    commit(&store, &flows(newest.get()));
+    store.flush().unwrap();
+    let inner = &store.inner;
+    let has_rows = |family, of| {
+        let (lower, upper) = codec::hour_bounds(of);
+        iterate(&inner.db, family, &lower, &upper).key().is_some()
+    };
+    let give_up = Instant::now() + Duration::from_secs(120);
+    while has_rows(inner.flows().unwrap(), hour(0)) {
+        assert!(Instant::now() < give_up);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for of in 0..HOURS_MIN as u32 {
+        assert!(has_rows(inner.settled().unwrap(), hour(of)));
+        assert!(!has_rows(inner.flows().unwrap(), hour(of)));
+    }
+    assert!(has_rows(inner.flows().unwrap(), newest));
+    assert!(!has_rows(inner.settled().unwrap(), newest));
+    assert_eq!(rows(&store).len(), 3 * (HOURS_MIN + 1));
+    // Late flows of a settled hour.
+    commit(&store, &flows(3));
+    store.flush().unwrap();
+    assert_eq!(rows(&store).values().filter(|sums| sums.0 == 2).count(), 3);
+}
+
+#[test]
+fn more_hours_than_can_be_remembered_are_all_recent() {
+    let mut recent = RecentHours::default();
+    let keep = Duration::from_secs(3600);
+    let start = Instant::now();
+    recent.add(vec![hour(1), hour(3)], keep);
+    assert!(recent.contains(hour(3), start) && !recent.contains(hour(2), start));
+    let later = Instant::now();
+    assert!(!recent.contains(hour(3), later + Duration::from_secs(1)));
+    recent.add((10..10 + RECENT_HOURS_MAX as u32).map(hour).collect(), keep);
+    assert!(recent.contains(hour(2), start) && recent.hours == RECENT_HOURS_MAX);
+}
