@@ -47,23 +47,31 @@ pub struct Browser {
     _turn: Turn,
 }
 
+/// Starts chromedriver, and returns it with its port; `None` if it ended.
+fn start_driver() -> Option<(Child, u16)> {
+    let mut chromedriver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a browser is needed: apt-get install chromium chromium-driver");
+    let lines = BufReader::new(chromedriver.stdout.take().unwrap()).lines();
+    let port = lines.map_while(Result::ok).find_map(|line| {
+        let (_, rest) = line.split_once("started successfully on port ")?;
+        rest.trim_end_matches('.').parse().ok()
+    });
+    let Some(port) = port else {
+        chromedriver.wait().unwrap();
+        return None;
+    };
+    Some((chromedriver, port))
+}
+
 impl Browser {
     /// A browser whose addresses are below `base`.
     pub fn start(base: &str) -> Browser {
         let turn = Turn::wait();
-        let mut chromedriver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a browser is needed: apt-get install chromium chromium-driver");
-        let lines = BufReader::new(chromedriver.stdout.take().unwrap()).lines();
-        let port = lines
-            .map_while(Result::ok)
-            .find_map(|line| {
-                let (_, rest) = line.split_once("started successfully on port ")?;
-                rest.trim_end_matches('.').parse::<u16>().ok()
-            })
-            .unwrap();
+        // It binds one port for IPv4 and IPv6, and ends if another process has the second one.
+        let (chromedriver, port) = (0..5).find_map(|_| start_driver()).unwrap();
 
         let dir = tempfile::tempdir().unwrap();
         let mut options = DesiredCapabilities::chrome();

@@ -15,7 +15,9 @@ use flowtally::store::verify;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::support::{Daemon, Disk, Model, TestFlow, add_to, hour_of, ndjson_body, random};
+use crate::support::{
+    Daemon, Disk, Model, TestFlow, add_to, free_address, hour_of, ndjson_body, random,
+};
 use crate::wait::until_daemon;
 
 const HOURS: std::ops::Range<u32> = 10..14;
@@ -167,10 +169,7 @@ fn senders_service_disk_and_connections_fail_and_every_byte_counts_once() {
     let disk = Disk::new(dir.path().join("disk"), DISK_MIB);
     let db = disk.path.join("db");
     // The port is the same each time, so that senders find it again.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let port = free_address();
     let listen = port.to_string();
     let arguments = [
         "--listen",

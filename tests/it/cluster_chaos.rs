@@ -109,7 +109,10 @@ impl Brokers {
 
 impl Drop for Brokers {
     fn drop(&mut self) {
-        self.script(&["stop", self.dir.to_str().unwrap()]);
+        // If they did not start, a second panic would end the process, and with it all other tests.
+        if !self.addresses.is_empty() {
+            self.script(&["stop", self.dir.to_str().unwrap()]);
+        }
     }
 }
 

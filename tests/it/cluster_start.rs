@@ -12,16 +12,8 @@ use crate::access::Pki;
 use crate::cluster::post;
 use crate::kafka::{BROKER, Broker, admin, block_on, client, script_by};
 use crate::nodes::{Node, until_answered};
-use crate::support::{Daemon, JSON, TestFlow, json_body};
+use crate::support::{Daemon, JSON, TestFlow, free_address, json_body};
 use crate::wait::{DEADLINE, at_most, until, until_logged, until_logged_times};
-
-/// The system assigns such a port only on explicit request.
-fn free_below_those_of_clients() -> SocketAddr {
-    let mut places =
-        std::iter::repeat_with(|| ([127, 0, 0, 1], rand::random_range(20_000..32_000)));
-    let free = places.find_map(|place| TcpListener::bind(SocketAddr::from(place)).ok());
-    free.unwrap().local_addr().unwrap()
-}
 
 fn one_flow() -> Vec<u8> {
     json_body(&[TestFlow::new(1, "a", "b", "v", 3, 4)])
@@ -38,7 +30,7 @@ fn exits_with(mut daemon: Daemon, text: &str) {
 fn a_node_waits_for_kafka() {
     let dir = tempfile::tempdir().unwrap();
     // No broker listens there yet.
-    let place = free_below_those_of_clients();
+    let place = free_address();
     let node = Node::new(&place.to_string(), "waited-for", "a", dir.path());
     let daemon = node.start();
     assert_eq!(daemon.client.get("/healthz", &[]).unwrap().status, 200);

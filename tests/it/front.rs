@@ -14,7 +14,8 @@ use crate::cluster::post;
 use crate::kafka::BROKER;
 use crate::nodes::{Node, rows, until_answered};
 use crate::support::{
-    Client, Daemon, JSON, Model, TestFlow, add_to, json_body, ndjson_body, odd_flow, random,
+    Client, Daemon, JSON, Model, TestFlow, add_to, free_address, json_body, ndjson_body, odd_flow,
+    random,
 };
 use crate::wait::{DEADLINE, poll_for, until, until_some};
 
@@ -29,15 +30,10 @@ struct Front {
     log: PathBuf,
 }
 
-fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
-
 impl Front {
     /// Starts it in front of three nodes.
     fn start(dir: &Path, nodes: [SocketAddr; 3], more: &[(&str, &str)]) -> Front {
-        Front::start_at(free(), dir, nodes, more)
+        Front::start_at(free_address(), dir, nodes, more)
     }
 
     fn start_at(
@@ -56,7 +52,10 @@ impl Front {
         }
         let id = |flag| Command::new("id").arg(flag).output().unwrap().stdout;
         let (user, group) = (id("-un"), id("-gn"));
-        let (watch, log) = (free(), dir.join(format!("front-{}.log", address.port())));
+        let (watch, log) = (
+            free_address(),
+            dir.join(format!("front-{}.log", address.port())),
+        );
         let command = |check: &[&str]| {
             let mut command = Command::new("/usr/sbin/haproxy");
             command.args(check).args(["-f", CONFIGURATION]);
@@ -412,7 +411,7 @@ fn requests_without_a_local_node_go_to_one_other_region() {
     const ASKED: usize = 5;
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(&dir.path().join("db"));
-    let (here, there) = (free(), free());
+    let (here, there) = (free_address(), free_address());
     let certificate = dir.path().join("front.crt");
     let start = |at: SocketAddr, nodes, other: SocketAddr| {
         let region = format!("localhost:{}", other.port());
@@ -426,7 +425,7 @@ fn requests_without_a_local_node_go_to_one_other_region() {
     // The first one creates the certificate, and both read it.
     drop(Front::start(dir.path(), [daemon.address; 3], &[]));
     let there_front = start(there, [daemon.address; 3], here);
-    let here_front = start(here, [free(); 3], there);
+    let here_front = start(here, [free_address(); 3], there);
     let client = here_front.client();
     until_answered(&client, "/flows?hour=1");
 
@@ -470,7 +469,11 @@ fn is_not_ready() -> SocketAddr {
 #[test]
 fn if_no_node_is_ready_requests_go_to_live_ones() {
     let dir = tempfile::tempdir().unwrap();
-    let front = Front::start(dir.path(), [is_not_ready(), free(), free()], &[]);
+    let front = Front::start(
+        dir.path(),
+        [is_not_ready(), free_address(), free_address()],
+        &[],
+    );
     until_in_log("0 active and 1 backup servers left", || front.log());
     until_answered(&front.client(), "/hours");
     assert_eq!(front.client().get("/readyz", &[]).unwrap().status, 503);

@@ -8,7 +8,8 @@ use flowtally::store::{Store, StoreOptions};
 use rand::RngExt;
 
 use crate::support::{
-    Client, Daemon, JSON, NDJSON, Response, TestFlow, batch, json_body, ndjson_body, random,
+    Client, Daemon, JSON, NDJSON, Response, TestFlow, batch, free_address, json_body, ndjson_body,
+    random,
 };
 use crate::wait::{until, until_some};
 
@@ -171,10 +172,7 @@ fn retries_through_kills_count_once() {
     const KILLS: u32 = 15;
     let mut random = random("retries_through_kills_count_once");
     let dir = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let port = free_address();
     let listen = ["--flush-interval", "1", "--listen", &port.to_string()].map(str::to_owned);
     let listen: Vec<&str> = listen.iter().map(String::as_str).collect();
     let over = AtomicBool::new(false);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Client, Daemon, TestFlow, json_body};
+use crate::support::{Client, Daemon, TestFlow, free_address, json_body};
 use crate::wait::{at_most, until, until_logged};
 
 fn one() -> Vec<TestFlow> {
@@ -71,12 +71,6 @@ impl Stranger {
         }
         command
     }
-}
-
-/// A free port.
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// A client of a daemon whose log cannot be read, once it is ready.
@@ -400,7 +394,7 @@ fn connections_that_send_no_request_do_not_delay_a_stop() {
 #[test]
 fn a_log_that_cannot_be_written_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let port = free_address();
     let mut child = Command::new(Daemon::binary())
         .args([
             "serve",
@@ -425,7 +419,7 @@ fn a_log_that_cannot_be_written_stops_nothing() {
 #[test]
 fn a_small_limit_of_open_files_limits_connections_not_the_store() {
     let dir = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let port = free_address();
     let script =
         "ulimit -n 710; exec \"$0\" serve --memory-max 128 --listen \"$1\" --data-dir \"$2\"";
     let mut child = Command::new("sh")

@@ -33,6 +33,7 @@ mod disk_errors;
 mod edges;
 mod exactness;
 mod flags;
+mod formats;
 #[cfg(feature = "kafka")]
 mod front;
 mod growing;

@@ -1,13 +1,13 @@
 //! Nodes of a cluster for tests: they can be restarted at the same address, and, if permitted, each is in its own
 //! network namespace, so that it can be disconnected.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use flow::Counters;
 
-use crate::support::{Client, Daemon, Key, Model, Response};
+use crate::support::{Client, Daemon, Key, Model, Response, free_address};
 use crate::wait::{DEADLINE, poll_for};
 
 /// A node that can be restarted at the same address.
@@ -29,8 +29,7 @@ pub struct Node {
 
 impl Node {
     pub fn new(brokers: &str, topic: &str, name: &str, dir: &Path) -> Node {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
+        let address = free_address();
         Node {
             name: name.into(),
             topic: topic.into(),

@@ -1,7 +1,8 @@
 //! Notes that a sender stores beside its batches do not affect any batch.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::corruption::copy;
 use crate::send::flows;
 use crate::support::{Daemon, JSON, Response, TestFlow, json_body};
 
@@ -112,19 +113,6 @@ fn a_batch_is_refused_by_keys_that_it_excludes() {
     daemon.stop();
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy(&path, &to);
-        } else {
-            std::fs::copy(path, to).unwrap();
-        }
-    }
-}
-
 /// Format 4 has notes under the keys of receipts. In this directory, `import_k` and `import_l` are of batches,
 /// `import_a` is a note, and `import_b` a note that replaced the receipt of a batch.
 #[test]
@@ -155,5 +143,5 @@ fn a_directory_of_format_4_is_read() {
     assert_eq!(daemon.client.hour(5)[0].1.tx, 5);
     daemon.stop();
     let identity = std::fs::read_to_string(db.join("FLOWTALLY")).unwrap();
-    assert_eq!(identity, "flowtally data directory, format 5\n");
+    assert_eq!(identity, "flowtally data directory, format 6\n");
 }

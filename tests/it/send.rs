@@ -8,7 +8,9 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::spool::until_read;
-use crate::support::{Daemon, Model, TestFlow, add_to, hour_of, json_body, ndjson_body};
+use crate::support::{
+    Daemon, Model, TestFlow, add_to, free_address, hour_of, json_body, ndjson_body,
+};
 use crate::wait::{at_most, until};
 
 pub fn flows(count: u64) -> Vec<TestFlow> {
@@ -152,10 +154,7 @@ fn refused_flows_go_to_the_rejects_file_and_the_others_are_sent() {
 #[test]
 fn a_spool_keeps_flows_while_the_service_is_unavailable() {
     let dir = tempfile::tempdir().unwrap();
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = free_address();
     let url = format!("http://{address}");
     let spool = dir.path().join("spool");
     let spool = spool.to_str().unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use flow::{Batch, BatchBuilder, Counters, Hour, HourRange, Totals};
@@ -340,6 +340,17 @@ fn read(response: ureq::http::Response<ureq::Body>) -> Result<Response, ureq::Er
         headers: parts.headers,
         body,
     })
+}
+
+/// A free port of the loopback interface. The system does not assign it to a client or to another listener before it is
+/// used: those get ports of the range above.
+pub fn free_address() -> SocketAddr {
+    let mut addresses = std::iter::repeat_with(|| {
+        SocketAddr::from(([127, 0, 0, 1], rand::random_range(20_000..32_000)))
+    });
+    addresses
+        .find(|address| TcpListener::bind(address).is_ok())
+        .unwrap()
 }
 
 /// Sends the bytes of `request`, and reads until the server closes the connection or is silent for a while.
