@@ -55,13 +55,19 @@ impl Store {
         rocks.database.create_if_missing(fresh);
         // If an earlier start was killed, some column families may be missing. If there are files, all families
         // exist, except for one that older formats do not have.
-        let lacks_some = fresh || !dir.has_files() || !has_settled(&dir)?;
+        let is_older = dir.format() < codec::FORMAT_WITH_SETTLED;
+        let lacks_some = fresh || !dir.has_files() || is_older && lacks_only_settled(&dir)?;
         rocks.database.create_missing_column_families(lacks_some);
         if !fresh && let Some(torn) = wal::truncate_torn_writes(&dir.rocks())? {
             tracing::warn!("{torn}");
         }
         let db = DB::open_cf_descriptors(&rocks.database, dir.rocks(), rocks.families())
             .map_err(does_not_open(&dir))?;
+        // An older flowtally does not open a directory with this family, whatever the version is.
+        dir.upgrade().map_err(|source| StoreError::Directory {
+            path: dir.path().to_owned(),
+            source,
+        })?;
         set_dynamic_options(&db).map_err(with_context("setting options"))?;
         let inner = Inner::new(db, dir, rocks, options)?;
         inner.finish_steps()?;
@@ -129,17 +135,19 @@ pub(super) fn open_database_read_only(
     }
     // A directory of an older format lacks one.
     let mut families = rocks.families();
-    let has_settled = has_settled(dir)?;
-    families.retain(|family| has_settled || family.name() != codec::SETTLED);
+    let lacks_settled = lacks_only_settled(dir)?;
+    families.retain(|family| !lacks_settled || family.name() != codec::SETTLED);
     DB::open_cf_descriptors_read_only(&rocks.database, dir.rocks(), families, false)
         .map_err(does_not_open(dir))
 }
 
-/// Whether the database in `dir` has the family of settled rows.
-fn has_settled(dir: &DataDir) -> Result<bool, StoreError> {
+/// Whether the database in `dir` has all families except for that of settled rows.
+fn lacks_only_settled(dir: &DataDir) -> Result<bool, StoreError> {
     let names = DB::list_cf(&rocksdb::Options::default(), dir.rocks());
     let names = names.map_err(does_not_open(dir))?;
-    Ok(names.iter().any(|name| name == codec::SETTLED))
+    let has = |family: &str| names.iter().any(|name| name == family);
+    let older = [codec::JOURNAL, codec::RECEIPTS, codec::FLOWS];
+    Ok(older.into_iter().all(has) && !has(codec::SETTLED))
 }
 
 fn does_not_open(dir: &DataDir) -> impl FnOnce(rocksdb::Error) -> StoreError {

@@ -26,6 +26,9 @@ pub use settlement::{
 /// Version of everything in this file, stored in the identity file of a data directory.
 pub const FORMAT: u32 = 6;
 
+/// The first version with the family [`SETTLED`].
+pub const FORMAT_WITH_SETTLED: u32 = 6;
+
 /// The oldest version that can be read; an open upgrades a directory to [`FORMAT`].
 pub const FORMAT_MIN: u32 = 2;
 

@@ -31,6 +31,8 @@ pub struct DataDir {
     path: PathBuf,
     /// Of the identity file.
     lock: DirLock,
+    /// The version in the identity file when this was opened.
+    format: u32,
     /// Identity of the database directory when this was opened.
     rocks_id: Option<(u64, u64)>,
     has_links: bool,
@@ -86,14 +88,12 @@ impl DataDir {
         let mut dir = DataDir {
             path: path.into(),
             lock,
+            format,
             rocks_id: None,
             has_links: true,
         };
         dir.require_database()?;
         dir.require_owner(of)?;
-        if format < codec::FORMAT {
-            dir.upgrade().map_err(failed)?;
-        }
         // An unnamed file proves that the directory is writable, and leaves nothing behind.
         tempfile::tempfile_in(path).map_err(failed)?;
         // An earlier start, or another program that created the directory, may have been killed before this sync.
@@ -125,10 +125,11 @@ impl DataDir {
                 },
             })?;
         let lock = DirLock::shared(identity).map_err(lock_error(path))?;
-        read_format(lock.file(), path)?;
+        let format = read_format(lock.file(), path)?;
         let dir = DataDir {
             path: path.into(),
             lock,
+            format,
             rocks_id: None,
             has_links: true,
         };
@@ -187,12 +188,20 @@ impl DataDir {
     /// Writes the current format version, so that an older flowtally, which would report new records as corrupt,
     /// refuses the directory. The text has the same length and is overwritten in place, since the file holds the
     /// lock.
-    fn upgrade(&self) -> io::Result<()> {
+    pub(super) fn upgrade(&self) -> io::Result<()> {
+        if self.format == codec::FORMAT {
+            return Ok(());
+        }
         let identity = self.lock.file();
         identity.write_all_at(codec::encode_identity().as_bytes(), 0)?;
         identity.sync_all()?;
         tracing::info!(format = codec::FORMAT, "data directory upgraded");
         Ok(())
+    }
+
+    /// The format version when it was opened.
+    pub(super) fn format(&self) -> u32 {
+        self.format
     }
 
     pub fn path(&self) -> &Path {
