@@ -25,6 +25,8 @@ const REWRITE_BYTES_MAX: u64 = 8 << 20;
 const ROWS_REWRITTEN_PER_ROW_ADDED: u64 = 32;
 /// Pause before remains of dropped hours are compacted again after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// All runs of `flows` are merged when this fraction of their bytes is dropped.
+const DROPPED_FRACTION: u64 = 4;
 /// Upper bound of pending ranges of dropped hours.
 const DROPPED_MAX: usize = 64;
 /// Approximate size of a row on disk (`benches/RESULTS.md`).
@@ -142,12 +144,21 @@ impl Inner {
         }
     }
 
-    /// Compacts the few files of settled rows that contain both dropped and other hours. Those of `flows` are merged
-    /// soon in any case.
+    /// Compacts the few files of settled rows that contain both dropped and other hours. Merges the runs of `flows` if
+    /// much of them is dropped; RocksDB merges them soon in any case, while flows come.
     fn compact_dropped(&self, first: u32, end: u32) -> Result<(), StoreError> {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         let (from, to) = codec::range_bounds((first..end).into());
+        let flows = self.flows()?;
+        let dropped = self.bytes_in(flows, &from, &to);
+        let all = self.bytes_in(flows, &[], &codec::META_PREFIX);
+        if dropped > 0 && dropped * DROPPED_FRACTION >= all {
+            let left = self.compact_range(codec::FLOWS, None, None, &options)?;
+            if !left.is_empty() {
+                return Err(StoreError::CompactionFailed);
+            }
+        }
         let levels = self.compact_range(codec::SETTLED, Some(&from), Some(&to), &options)?;
         // A manual compaction moves everything to the last level that has files of the range.
         match levels.as_slice() {
