@@ -197,7 +197,6 @@ impl Inner {
             file.put(codec::SETTLEMENT_KEY, value)
                 .map_err(with_context(WRITING))
         })?);
-        self.step(Step::SettleWritten);
         *families.settlement.lock() = NumberedHours {
             number,
             hours: hours.into(),

@@ -34,7 +34,7 @@ pub enum Step {
     DropWritten,
     /// They are ingested: the hours are deleted, but their settled rows and their files still exist.
     Dropped,
-    /// The files with the rows of cold hours are written and synced.
+    /// The files with the rows of cold hours are written and synced; flows may still come for these hours.
     SettleWritten,
     /// They are ingested; the rows are still in `flows` too.
     Settled,

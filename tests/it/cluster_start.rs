@@ -1,7 +1,7 @@
 //! A node joins its cluster: Kafka is unavailable, or requires certificates and passwords; tokens are rotated.
 
 use std::io::Read;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 

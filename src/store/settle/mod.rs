@@ -19,7 +19,7 @@ use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions};
 use super::codec;
 use super::error::{StoreError, with_context};
 use super::staging::WRITING;
-use super::{Inner, StoreOptions};
+use super::{Inner, Step, StoreOptions};
 use flow::{Hour, HourRange};
 
 /// Interval between looks for cold hours.
@@ -68,6 +68,8 @@ struct RecentHours {
     hours: usize,
     /// There were more hours than can be remembered: all hours count as recent as of this time.
     overflow: Option<Instant>,
+    /// When the running settlement began to read rows.
+    settling_since: Option<Instant>,
 }
 
 impl RecentHours {
@@ -75,10 +77,13 @@ impl RecentHours {
         let now = Instant::now();
         self.hours += hours.len();
         self.writes.push_back((now, hours));
+        let settling_since = self.settling_since;
+        // A settlement may take longer than hours are kept. It must not miss one that was written meanwhile.
+        let is_needed = |at| now - at <= keep || settling_since.is_some_and(|since| at >= since);
         while let Some((at, hours)) = self.writes.front()
-            && (now - *at > keep || self.hours > RECENT_HOURS_MAX)
+            && (!is_needed(*at) || self.hours > RECENT_HOURS_MAX)
         {
-            if now - *at <= keep {
+            if is_needed(*at) {
                 self.overflow = Some(*at);
             }
             self.hours -= hours.len();
@@ -214,15 +219,18 @@ impl Inner {
             return Ok(false);
         }
         let start = Instant::now();
+        self.settler.recent.lock().settling_since = Some(start);
         let Some(files) = self.rewrite(&batch.ranges, damaged)? else {
             return Ok(!self.settler.is_closing());
         };
+        self.step(Step::SettleWritten);
         let _write_lock = self.flusher.lock_writes();
         self.finish_steps()?;
-        let recent = self.settler.recent.lock();
+        let mut recent = self.settler.recent.lock();
         let written = |range: &HourRange| range.hours().any(|hour| recent.contains(hour, start));
         let is_outdated =
             self.families.last_drop() != last_drop || batch.ranges.iter().any(written);
+        recent.settling_since = None;
         drop(recent);
         if is_outdated {
             for file in files {

@@ -237,3 +237,53 @@ fn more_hours_than_can_be_remembered_are_all_recent() {
     recent.add((10..10 + RECENT_HOURS_MAX as u32).map(hour).collect(), keep);
     assert!(recent.contains(hour(2), start) && recent.hours == RECENT_HOURS_MAX);
 }
+
+/// A settlement may take longer than an hour takes to go cold.
+#[test]
+fn hours_written_during_a_settlement_are_remembered() {
+    let mut recent = RecentHours::default();
+    let start = Instant::now();
+    recent.settling_since = Some(start);
+    recent.add(vec![hour(1)], Duration::ZERO);
+    std::thread::sleep(Duration::from_millis(2));
+    recent.add(vec![hour(2)], Duration::ZERO);
+    assert!(recent.contains(hour(1), start) && recent.contains(hour(2), start));
+    recent.settling_since = None;
+    std::thread::sleep(Duration::from_millis(2));
+    recent.add(vec![hour(3)], Duration::ZERO);
+    assert!(!recent.contains(hour(1), start) && recent.contains(hour(3), start));
+}
+
+/// Late flows come for an hour while its rows are being rewritten, and others after them.
+#[test]
+fn late_flows_during_a_settlement_count_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened: Arc<Mutex<Option<Arc<Store>>>> = Arc::default();
+    let (for_hook, is_first) = (opened.clone(), AtomicBool::new(true));
+    let options = StoreOptions {
+        // Hours are remembered no longer than necessary.
+        cold_after: Duration::ZERO,
+        on_step: Some(Arc::new(move |step| {
+            let store = for_hook.lock().clone();
+            if let Some(store) = store
+                && step == Step::SettleWritten
+                && is_first.swap(false, Ordering::SeqCst)
+            {
+                for of in [1, 2] {
+                    commit(&store, &[(of, "late".into(), 5)]);
+                    store.flush().unwrap();
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+        })),
+        ..StoreOptions::default()
+    };
+    let store = Arc::new(Store::open(dir.path(), options).unwrap().0);
+    commit(&store, &[(1, "early".into(), 1), (9, "newest".into(), 1)]);
+    store.flush().unwrap();
+    *opened.lock() = Some(store.clone());
+    store.inner.settle_all().unwrap();
+    let sums: Vec<u64> = rows(&store).values().map(|sums| sums.0).collect();
+    assert_eq!(sums, [1, 5, 5, 1]);
+    *opened.lock() = None;
+}
