@@ -82,7 +82,8 @@ def load(binary, blast, name, seconds=None, rate=0, arguments=(), series=None):
         lost = figures["refused"], figures["broken"]
         if got != want and lost == ("0", "0") or got[0] < want[0]:
             sys.exit(f"NOT CONSERVED: {name}: acknowledged {want}, GET /hours has {got}")
-        server.settle()
+        # An hour is settled a minute after its last flow.
+        server.settle(75)
         settled = server.cpu() - cpu
         per = [int(words[2]) for words in per_second][:seconds]
         third = max(1, len(per) // 3)
