@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use flow::{Batch, BatchBuilder, Counters, Hour, HourRange, Totals};
@@ -342,11 +344,13 @@ fn read(response: ureq::http::Response<ureq::Body>) -> Result<Response, ureq::Er
     })
 }
 
-/// A free port of the loopback interface. The system does not assign it to a client or to another listener before it is
-/// used: those get ports of the range above.
+/// A free port of the loopback interface, which no other test gets. The system does not assign it to a client or to
+/// another listener before it is used: those get ports of the range above.
 pub fn free_address() -> SocketAddr {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
     let mut addresses = std::iter::repeat_with(|| {
-        SocketAddr::from(([127, 0, 0, 1], rand::random_range(20_000..32_000)))
+        let port = 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000;
+        SocketAddr::from(([127, 0, 0, 1], port))
     });
     addresses
         .find(|address| TcpListener::bind(address).is_ok())
