@@ -252,7 +252,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let hour = Hour::new(7).unwrap();
-        // One file fewer than the number that triggers RocksDB's compaction.
+        // RocksDB would leave so few files alone.
         for _ in 0..3 {
             let mut batch = BatchBuilder::with_capacity(0);
             batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 2 });
@@ -329,8 +329,28 @@ mod tests {
             store.commit(vec![batch.finish()]).unwrap();
             store.flush().unwrap();
         }
+        store.compact().unwrap();
+        let inner = &store.inner;
+        let entries = || {
+            let (lower, upper) = codec::hour_bounds(Hour::new(7).unwrap());
+            let files = inner.db.live_files().unwrap();
+            let spans = |file: &rocksdb::LiveFile| {
+                let (start, end) = (file.start_key.as_ref(), file.end_key.as_ref());
+                file.column_family_name == codec::SETTLED
+                    && start.is_some_and(|key| **key < upper[..])
+                    && end.is_some_and(|key| **key >= lower[..])
+            };
+            let spanning = files.iter().filter(|file| spans(file));
+            spanning
+                .map(|file| file.num_deletions + file.num_entries)
+                .sum::<u64>()
+        };
+        let before = entries();
+        assert!(before >= 20, "{before}");
         store.delete_hour(Hour::new(7).unwrap()).unwrap().unwrap();
         store.inner.compact_dropped(7, 8).unwrap();
+        // The row is gone from the file with the other hours, and so is the tombstone.
+        assert!(entries() < before, "{before}, {}", entries());
         store.inner.compact_dropped(7, 8).unwrap();
         store.inner.compact_dropped(100, 101).unwrap();
     }

@@ -10,6 +10,7 @@
 //! | [settlement](super::settle) | `settled` gets the rows | `flows` loses them |
 //! | [drop](super::retention) | `flows` loses rows and ledger entries | `settled` loses the rows |
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -83,7 +84,7 @@ pub(super) struct Families {
     in_flows: AtomicU64,
     /// The settlement that `settled` contains, or will contain next.
     settlement: Mutex<NumberedHours>,
-    /// Changes only while views are not opened.
+    /// Changes only within [`Visibility::during_drop`](super::visibility::Visibility::during_drop).
     drops: Mutex<Drops>,
 }
 
@@ -93,6 +94,14 @@ struct Drops {
     last: NumberedHours,
     /// Number of the last drop that `settled` contains.
     in_settled: u64,
+    /// After an error: `flows` may contain a later drop than `last`.
+    is_unknown: bool,
+}
+
+impl Drops {
+    fn is_finished(&self) -> bool {
+        self.last.number == self.in_settled
+    }
 }
 
 /// The family of settled rows. A directory of an older format, opened read-only, has none.
@@ -119,6 +128,7 @@ impl Families {
         let drops = Drops {
             last: NumberedHours::read(db, flows, &codec::DROP_KEY)?,
             in_settled: number_in(db, settled, &codec::DROP_KEY)?,
+            is_unknown: false,
         };
         Ok(Families {
             in_settled: AtomicU64::new(settlement.number),
@@ -160,7 +170,7 @@ impl Families {
             is_last.then(|| settlement.hours.clone())?
         };
         let drops = self.drops.lock();
-        let in_settled = match drops.last.number == drops.in_settled {
+        let in_settled = match drops.is_finished() {
             true => Arc::new([]),
             false => drops.last.hours.clone(),
         };
@@ -186,7 +196,7 @@ impl Inner {
     pub(super) fn settle(
         &self,
         hours: Vec<HourRange>,
-        mut files: Vec<std::path::PathBuf>,
+        mut files: Vec<PathBuf>,
     ) -> Result<(), StoreError> {
         let families = &self.families;
         let settled = self.settled().ok_or(StoreError::Closed)?;
@@ -210,30 +220,45 @@ impl Inner {
         self.finish_settlement()
     }
 
-    /// Records the drop of `hours` in `file`, which is ingested into `flows`. Call this before its other keys are
-    /// written.
-    pub(super) fn write_drop(
+    /// Notes drop `number` of `hours`, after the ingest into `flows` that decides it.
+    pub(super) fn note_drop(
         &self,
+        number: u64,
         hours: HourRange,
-        file: &mut rocksdb::SstFileWriter<'_>,
-    ) -> Result<(), StoreError> {
-        let number = self.families.drops.lock().last.number + 1;
-        let value = codec::encode_numbered_hours(number, &[hours]);
-        file.put(codec::DROP_KEY, value)
-            .map_err(with_context(WRITING))
+        ingested: &Result<(), StoreError>,
+    ) {
+        let last = match ingested {
+            Ok(()) => Ok(NumberedHours {
+                number,
+                hours: Arc::new([hours]),
+            }),
+            // It may have succeeded nevertheless.
+            Err(_) => self.read_drop(),
+        };
+        let mut drops = self.families.drops.lock();
+        match last {
+            Ok(last) => drops.last = last,
+            Err(_) => drops.is_unknown = true,
+        }
     }
 
-    /// Notes the drop that is recorded in `flows`, after an ingest that may have failed, and finishes it.
-    pub(super) fn continue_drop(&self) -> Result<(), StoreError> {
-        let last = NumberedHours::read(&self.db, self.flows()?, &codec::DROP_KEY)?;
-        self.families.drops.lock().last = last;
-        self.finish_drop()
+    fn read_drop(&self) -> Result<NumberedHours, StoreError> {
+        NumberedHours::read(&self.db, self.flows()?, &codec::DROP_KEY)
     }
 
     /// Does the second ingest of the last steps, if it is missing.
     pub(super) fn finish_steps(&self) -> Result<(), StoreError> {
         self.finish_settlement()?;
-        self.finish_drop()
+        if self.families.drops.lock().is_unknown {
+            let last = self.read_drop()?;
+            let mut drops = self.families.drops.lock();
+            (drops.last, drops.is_unknown) = (last, false);
+        }
+        if self.families.drops.lock().is_finished() {
+            return Ok(());
+        }
+        // A view may have been opened that does not ignore these rows once the numbers agree.
+        self.visibility.during_drop(|| self.finish_drop())
     }
 
     /// The rows of the last settlement are in `settled`, but still in `flows` too: deletes them there.
@@ -274,14 +299,15 @@ impl Inner {
     }
 
     /// The hours of the last drop are gone from `flows`, but still in `settled`: deletes them there.
-    fn finish_drop(&self) -> Result<(), StoreError> {
-        let Drops { last, in_settled } = self.families.drops.lock().clone();
+    pub(super) fn finish_drop(&self) -> Result<(), StoreError> {
+        let drops = self.families.drops.lock().clone();
         let Some(settled) = self.settled() else {
             return Ok(());
         };
-        if last.number == in_settled {
+        if drops.is_finished() {
             return Ok(());
         }
+        let last = drops.last;
         let rows = self.staged(&self.settled_options, "dropped-settled-rows", |file| {
             last.hours.iter().try_for_each(|range| {
                 let (from, to) = codec::range_bounds(*range);

@@ -135,7 +135,9 @@ impl Inner {
                 self.health
                     .update_free_space(self.dir.path(), reserve, needed);
                 let _reported_by_health = self.require_dir();
-                self.update_pace()?;
+                if let Err(error) = self.update_pace() {
+                    tracing::warn!(%error, "the number of runs is not known");
+                }
                 tallies = self.tallies()?;
                 let is_idle = tallies.are_empty();
                 if is_idle {
@@ -220,8 +222,10 @@ impl Inner {
             self.step(Step::Written);
             self.tallies()?.start_flush(tally.last(), new_hours);
             let ingest = || self.ingest(self.flows()?, &[&path], "ingesting a flushed file");
-            self.visibility.update_marker(&self.db, ingest)?;
+            let ingested = self.visibility.update_marker(&self.db, ingest);
+            // Also after an error: the file may have been ingested.
             self.settler.hours_written(tally.hours(), &self.options);
+            ingested?;
             self.step(Step::Ingested);
             self.receipt_expiry.advance_journal_time(tally);
             if rows_added > 0 {

@@ -37,6 +37,9 @@ pub(super) struct KnownKeys {
     bytes_max: usize,
     /// Number of flushes.
     flushes: u64,
+    /// Hours that can be evicted during this flush, the one that was written least recently last. `None` before it is
+    /// needed.
+    evictable: Option<Vec<Hour>>,
 }
 
 /// All keys of an hour in `flows`.
@@ -112,21 +115,28 @@ impl KnownKeys {
             bytes: 0,
             bytes_max,
             flushes: 0,
+            evictable: None,
         }
     }
 
     /// A flush begins. Its hours keep their filters.
     pub(super) fn begin_flush(&mut self) {
         self.flushes += 1;
+        self.evictable = None;
     }
 
     /// Call this before `keys` keys of `hour` are written. `is_empty` is whether `flows` has no rows of it.
     pub(super) fn begin_hour(&mut self, hour: Hour, keys: usize, is_empty: bool) {
         if is_empty {
             self.forget(hour);
-            self.make_room(keys.div_ceil(KEYS_PER_BLOCK).max(BLOCKS_MIN) * size_of::<Block>());
-            if self.bytes < self.bytes_max {
-                self.hours.insert(hour, HourKeys::default());
+            let blocks = keys.div_ceil(KEYS_PER_BLOCK).max(BLOCKS_MIN);
+            self.make_room(blocks * size_of::<Block>());
+            let room = self.bytes_max.saturating_sub(self.bytes) / size_of::<Block>();
+            if room >= BLOCKS_MIN {
+                let filter = Filter::new(blocks.min(room));
+                self.bytes += filter.bytes();
+                let filters = vec![filter];
+                self.hours.insert(hour, HourKeys { filters, flush: 0 });
             }
         }
         if let Some(of) = self.hours.get_mut(&hour) {
@@ -144,11 +154,24 @@ impl KnownKeys {
     /// Evicts hours that are not part of this flush, those first that were written least recently.
     fn make_room(&mut self, bytes: usize) {
         while self.bytes + bytes > self.bytes_max {
-            let others = self.hours.iter().filter(|(_, of)| of.flush < self.flushes);
-            let Some((&oldest, _)) = others.min_by_key(|(_, of)| of.flush) else {
+            let (hours, flushes) = (&self.hours, self.flushes);
+            let evictable = self.evictable.get_or_insert_with(|| {
+                let others = hours.iter().filter(|(_, of)| of.flush < flushes);
+                let mut others: Vec<_> = others.map(|(&hour, of)| (of.flush, hour)).collect();
+                others.sort_unstable_by(|a, b| b.cmp(a));
+                others.into_iter().map(|(_, hour)| hour).collect()
+            });
+            let Some(oldest) = evictable.pop() else {
                 return;
             };
-            self.forget(oldest);
+            // This flush may have reached it meanwhile.
+            if self
+                .hours
+                .get(&oldest)
+                .is_some_and(|of| of.flush < self.flushes)
+            {
+                self.forget(oldest);
+            }
         }
     }
 
@@ -174,7 +197,7 @@ impl KnownKeys {
                 .last()
                 .map_or(BLOCKS_MIN, |last| GROWTH * last.blocks.len());
             let room = self.bytes_max.saturating_sub(self.bytes) / size_of::<Block>();
-            if blocks <= room || of.filters.is_empty() {
+            if blocks <= room {
                 let filter = Filter::new(blocks);
                 self.bytes += filter.bytes();
                 of.filters.push(filter);

@@ -1,4 +1,4 @@
-//! The merge operator of `flows`: adds up sums and ledger entries. Compaction applies it to operands, so aggregation
+//! The merge operator of `flows` and `settled`: adds up sums and ledger entries. Compaction applies it to operands, so aggregation
 //! on disk costs the write path nothing.
 
 use std::sync::Arc;

@@ -135,7 +135,7 @@ pub(super) fn open_database_read_only(
     }
     // A directory of an older format lacks one.
     let mut families = rocks.families();
-    let lacks_settled = lacks_only_settled(dir)?;
+    let lacks_settled = dir.format() < codec::FORMAT_WITH_SETTLED && lacks_only_settled(dir)?;
     families.retain(|family| !lacks_settled || family.name() != codec::SETTLED);
     DB::open_cf_descriptors_read_only(&rocks.database, dir.rocks(), families, false)
         .map_err(does_not_open(dir))

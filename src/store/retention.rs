@@ -195,8 +195,11 @@ impl Inner {
             file.delete(from).map_err(with_context(WRITING))?;
             file.delete_range(from, to).map_err(with_context(WRITING))
         })?;
+        let number = self.families.last_drop() + 1;
         let ledger = self.staged(&self.flows_options, "dropped-ledger", |file| {
-            self.write_drop(range, file)?;
+            let value = codec::encode_numbered_hours(number, &[range]);
+            file.put(codec::DROP_KEY, value)
+                .map_err(with_context(WRITING))?;
             let mut entries = self.ledger_on_disk(range)?;
             entries.try_for_each(|entry| {
                 let key = codec::ledger_key(entry?.0);
@@ -206,10 +209,13 @@ impl Inner {
         self.step(Step::DropWritten);
         self.ingest_drop(range, on_disk, || {
             let ingested = self.ingest(self.flows()?, &[&rows, &ledger], DOING);
-            if ingested.is_ok() {
-                self.step(Step::Dropped);
+            self.note_drop(number, range, &ingested);
+            ingested?;
+            self.step(Step::Dropped);
+            if let Err(error) = self.finish_drop() {
+                tracing::warn!(%error, "settled rows of dropped hours not deleted yet; they are hidden, and the next flush retries");
             }
-            self.continue_drop().and(ingested)
+            Ok(())
         })?;
         // Free the space of whole files now, before compaction can split the file with the range tombstone. If it
         // fails, it is not retried: the compactor cleans up the rest in any case.

@@ -76,7 +76,9 @@ impl RocksOptions {
 /// Sets what the binding has no function for. Call this after each open.
 pub(super) fn set_dynamic_options(db: &DB) -> Result<(), rocksdb::Error> {
     let flows = db.cf_handle(codec::FLOWS);
-    let value = format!("{{max_read_amp={RUNS_MANY};}}");
+    // RocksDB merges only those runs that are too many, and at least `RUNS_MERGED`.
+    let runs_kept = RUNS_MANY - RUNS_MERGED as u64 + 1;
+    let value = format!("{{max_read_amp={runs_kept};}}");
     flows.map_or(Ok(()), |flows| {
         db.set_options_cf(flows, &[("compaction_options_universal", &value)])
     })

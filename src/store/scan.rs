@@ -56,6 +56,11 @@ impl DiskRows {
         limits: &mut ScanLimits,
     ) -> Result<(), StoreError> {
         self.iterator.advance();
+        if self.iterator.key().is_none() {
+            // Other sources may have more rows of the hour, and they would lack the sums that cannot be read here.
+            let status = self.iterator.status();
+            status.map_err(with_context("reading"))?;
+        }
         self.in_hour = if selection.has_names() {
             self.seek_names(selection, limits)? == Some(hour)
         } else if selection.is_one_hour() {

@@ -130,7 +130,6 @@ impl HourTally {
             }
             self.slots[index] = slot;
         }
-        spare.keep_slots(old);
     }
 }
 

@@ -241,6 +241,10 @@ impl OnDisk {
             if families.in_settled(db)? != in_settled {
                 continue;
             }
+            // Between the two iterators, a tally that was copied may have been flushed and its hours settled.
+            if in_settled != in_flows && inner.marker()? != on_disk.marker {
+                continue;
+            }
             let Some(hidden) = families.hidden(in_flows, in_settled) else {
                 continue;
             };

@@ -191,8 +191,6 @@ mod tests {
         times
     }
 
-    /// For `docs/internals/decisions/marker-around-iterator.md`: the cost of a lock around the ingest. To measure, set
-    /// `FLUSHES` to a number of flushes; otherwise a few suffice as a test.
     #[test]
     fn a_drop_that_panics_does_not_hold_up_readers() {
         let visibility = Visibility::new();
@@ -241,6 +239,8 @@ mod tests {
         });
     }
 
+    /// For `docs/internals/decisions/marker-around-iterator.md`: the cost of a lock around the ingest. To measure, set
+    /// `FLUSHES` to a number of flushes; otherwise a few suffice as a test.
     #[test]
     fn scans_are_opened_while_files_are_ingested() {
         let flushes = std::env::var("FLUSHES").map_or(3, |n| n.parse().unwrap());

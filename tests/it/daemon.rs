@@ -191,15 +191,17 @@ impl Daemon {
     /// Waits for it to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
         until_daemon(self, "it to end", Daemon::has_ended);
-        if let Some(drain) = self.drain.take() {
-            drain.join().unwrap();
-        }
         self.child.wait().unwrap()
     }
 
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+        let has_ended = self.child.try_wait().unwrap().is_some();
+        if has_ended && let Some(drain) = self.drain.take() {
+            // Then the log is complete.
+            drain.join().unwrap();
+        }
+        has_ended
     }
 
     /// Sends SIGTERM, and asserts a graceful shutdown.

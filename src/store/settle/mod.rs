@@ -99,6 +99,22 @@ impl RecentHours {
     }
 }
 
+/// Remembers all hours that are written while a settlement reads rows.
+struct RememberHours<'a>(&'a Mutex<RecentHours>);
+
+impl<'a> RememberHours<'a> {
+    fn new(recent: &'a Mutex<RecentHours>, since: Instant) -> RememberHours<'a> {
+        recent.lock().settling_since = Some(since);
+        RememberHours(recent)
+    }
+}
+
+impl Drop for RememberHours<'_> {
+    fn drop(&mut self) {
+        self.0.lock().settling_since = None;
+    }
+}
+
 /// Hours to settle next.
 #[derive(Debug, Default)]
 struct Batch {
@@ -155,14 +171,18 @@ impl Settler {
         self.state.lock().is_closing
     }
 
-    /// Waits for `pause`, and then until an hour may be cold. Returns false when the store is closing.
-    fn wait(&self, mut pause: Duration, cold_after: Duration) -> bool {
+    /// Waits for `pause`, and then, unless there `is_work`, until an hour may be cold. Returns false when the store is
+    /// closing.
+    fn wait(&self, mut pause: Duration, is_work: bool, cold_after: Duration) -> bool {
         let mut state = self.state.lock();
         loop {
             self.changed
                 .wait_while_for(&mut state, |state| !state.is_closing, pause);
             if state.is_closing {
                 return false;
+            }
+            if is_work {
+                return true;
             }
             let may_be_cold = cold_after.saturating_add(2 * INTERVAL);
             if state.written.is_some_and(|at| at.elapsed() <= may_be_cold) {
@@ -182,13 +202,14 @@ impl Inner {
         // Hours that could not be read; they stay where they are until the next open.
         let mut damaged = HashSet::new();
         self.settler.state.lock().written = Some(Instant::now());
-        while self.settler.wait(pause, cold_after) {
-            pause = match self.settle_hours(Which::Cold, &mut damaged) {
-                Ok(true) => Duration::ZERO,
-                Ok(false) => interval,
+        let mut is_work = false;
+        while self.settler.wait(pause, is_work, cold_after) {
+            (pause, is_work) = match self.settle_hours(Which::Cold, &mut damaged) {
+                Ok(true) => (Duration::ZERO, true),
+                Ok(false) => (interval, false),
                 Err(error) => {
                     tracing::warn!(%error, "cold hours not settled; the service retries");
-                    RETRY_PAUSE
+                    (RETRY_PAUSE, true)
                 }
             };
         }
@@ -215,31 +236,27 @@ impl Inner {
         };
         let batch = self.choose(which, damaged)?;
         let is_worth_it = batch.bytes >= BYTES_MIN || batch.hours >= HOURS_MIN;
-        if batch.hours == 0 || !is_worth_it && which == Which::Cold || !self.has_space(&batch) {
+        if batch.hours == 0 || !is_worth_it && which == Which::Cold {
             return Ok(false);
         }
         let start = Instant::now();
-        self.settler.recent.lock().settling_since = Some(start);
+        let _remembers = RememberHours::new(&self.settler.recent, start);
         let Some(files) = self.rewrite(&batch.ranges, damaged)? else {
             return Ok(!self.settler.is_closing());
         };
         self.step(Step::SettleWritten);
         let _write_lock = self.flusher.lock_writes();
         self.finish_steps()?;
-        let mut recent = self.settler.recent.lock();
+        let recent = self.settler.recent.lock();
         let written = |range: &HourRange| range.hours().any(|hour| recent.contains(hour, start));
         let is_outdated =
             self.families.last_drop() != last_drop || batch.ranges.iter().any(written);
-        recent.settling_since = None;
         drop(recent);
         if is_outdated {
-            for file in files {
-                self.remove_staged(file)?;
-            }
             return Ok(true);
         }
         let ranges = batch.ranges.len();
-        self.settle(batch.ranges, files)?;
+        self.settle(batch.ranges, files.paths.clone())?;
         tracing::debug!(
             hours = batch.hours,
             ranges,
@@ -250,11 +267,13 @@ impl Inner {
         Ok(true)
     }
 
-    /// Whether the disk has room for a second copy of the rows.
-    fn has_space(&self, batch: &Batch) -> bool {
-        let (free, reserve) = self.health.free_and_reserve();
-        let is_known = free > 0;
-        !is_known || free.saturating_sub(reserve) > 2 * batch.bytes
+    /// The largest batch of which the disk has room for a second copy.
+    fn batch_bytes_max(&self) -> u64 {
+        match self.health.free_and_reserve() {
+            // Not known yet.
+            (0, 0) => u64::MAX,
+            (free, reserve) => free.saturating_sub(reserve) / 2,
+        }
     }
 
     /// The next hours in `flows` to settle, in ascending order.
@@ -273,6 +292,7 @@ impl Inner {
             };
             !damaged.contains(&hour) && (which == Which::All || is_cold())
         };
+        let bytes_max = self.batch_bytes_max();
         let (mut batch, mut late) = (Batch::default(), Batch::default());
         let mut rows = iterate(&self.db, flows, &[], &codec::META_PREFIX);
         while let Some(key) = rows.key() {
@@ -280,6 +300,14 @@ impl Inner {
             let (lower, upper) = codec::hour_bounds(hour);
             if is_due(hour) {
                 let bytes = self.bytes_in(flows, &lower, &upper);
+                if bytes > bytes_max.saturating_sub(batch.bytes.max(late.bytes)) {
+                    if which == Which::All && batch.hours == 0 {
+                        return Err(StoreError::CompactionFailed);
+                    }
+                    tracing::debug!(hour = hour.get(), bytes, "no disk space to settle");
+                    rows.seek(upper);
+                    continue;
+                }
                 let is_late = self.bytes_in(settled, &lower, &upper) > LATE_FRACTION * bytes;
                 match is_late && which == Which::Cold {
                     true => late.push(hour, bytes),
@@ -302,14 +330,24 @@ impl Inner {
         &self,
         ranges: &[HourRange],
         damaged: &mut HashSet<Hour>,
-    ) -> Result<Option<Vec<PathBuf>>, StoreError> {
+    ) -> Result<Option<StagedFiles<'_>>, StoreError> {
         let settled = self.settled().ok_or(StoreError::Closed)?;
         let mut staged = StagedRows::new(self);
         let mut steps_until_check = ROWS_PER_CHECK;
+        let mut end: Option<u32> = None;
         for hour in ranges.iter().flat_map(|range| range.hours()) {
             let (lower, upper) = codec::hour_bounds(hour);
+            // A file must not span rows that are settled already: compaction would rewrite those with it.
+            if let Some(end) = end.replace(hour.get() + 1)
+                && end < hour.get()
+            {
+                let (from, to) = codec::range_bounds((end..hour.get()).into());
+                if has_rows(&self.db, settled, &from, &to)? {
+                    staged.end_file()?;
+                }
+            }
             // Plain values are cheaper to read than operands of a merge.
-            let is_new = iterate(&self.db, settled, &lower, &upper).key().is_none();
+            let is_new = !has_rows(&self.db, settled, &lower, &upper)?;
             let mut rows = iterate(&self.db, self.flows()?, &lower, &upper);
             while let Some((key, value)) = rows.item() {
                 staged.write(key, value, is_new)?;
@@ -332,10 +370,24 @@ impl Inner {
     }
 }
 
+/// Files in the staging directory, which are removed unless they were ingested.
+struct StagedFiles<'a> {
+    inner: &'a Inner,
+    paths: Vec<PathBuf>,
+}
+
+impl Drop for StagedFiles<'_> {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            // The next open removes what remains.
+            let _best_effort = self.inner.remove_staged(path);
+        }
+    }
+}
+
 /// The rows of a settlement, in files of [`FILE_BYTES`].
 struct StagedRows<'a> {
-    inner: &'a Inner,
-    files: Vec<PathBuf>,
+    files: StagedFiles<'a>,
     writer: Option<rocksdb::SstFileWriter<'a>>,
     rows: u32,
 }
@@ -343,8 +395,10 @@ struct StagedRows<'a> {
 impl<'a> StagedRows<'a> {
     fn new(inner: &'a Inner) -> StagedRows<'a> {
         StagedRows {
-            inner,
-            files: Vec::new(),
+            files: StagedFiles {
+                inner,
+                paths: Vec::new(),
+            },
             writer: None,
             rows: 0,
         }
@@ -355,10 +409,10 @@ impl<'a> StagedRows<'a> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             none => {
-                let name = format!("settled-{}", self.files.len());
-                let (path, writer) =
-                    (self.inner).open_staged(&self.inner.settled_options, &name)?;
-                self.files.push(path);
+                let StagedFiles { inner, paths } = &mut self.files;
+                let name = format!("settled-{}", paths.len());
+                let (path, writer) = inner.open_staged(&inner.settled_options, &name)?;
+                paths.push(path);
                 none.insert(writer)
             }
         };
@@ -382,10 +436,23 @@ impl<'a> StagedRows<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<Vec<PathBuf>, StoreError> {
+    fn finish(mut self) -> Result<StagedFiles<'a>, StoreError> {
         self.end_file()?;
         Ok(self.files)
     }
+}
+
+/// Whether there are keys from `lower` to `upper` (exclusive).
+fn has_rows(
+    db: &DB,
+    family: &ColumnFamily,
+    lower: &[u8],
+    upper: &[u8],
+) -> Result<bool, StoreError> {
+    let rows = iterate(db, family, lower, upper);
+    rows.status()
+        .map_err(with_context("reading settled rows"))?;
+    Ok(rows.key().is_some())
 }
 
 /// Positioned at the first key from `lower` to `upper` (exclusive).

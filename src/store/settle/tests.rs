@@ -35,16 +35,24 @@ fn commit(store: &Store, flows: &[(u32, String, u64)]) {
     store.commit(vec![batch.finish()]).unwrap();
 }
 
+/// Copies a directory. A background compaction may delete a file meanwhile: it then copies all of it again.
 fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+    while try_copy_dir(from, to).is_err() {
+        std::fs::remove_dir_all(to).unwrap();
+    }
+}
+
+fn try_copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_dir(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target)),
+        match entry.file_type()?.is_dir() {
+            true => try_copy_dir(&entry.path(), &target)?,
+            false => drop(std::fs::copy(entry.path(), target)?),
         }
     }
+    Ok(())
 }
 
 /// Copies the data directory when a step is reached: what a kill at this moment leaves.
