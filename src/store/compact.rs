@@ -172,7 +172,12 @@ impl Inner {
     /// did.
     fn merge_if_cheap(&self, rows: usize) -> Result<bool, StoreError> {
         let flows = self.flows()?;
-        let bytes = self.bytes_in(flows, &[], &codec::META_PREFIX);
+        // With the ledger, which is rewritten too.
+        let property = rocksdb::properties::LIVE_SST_FILES_SIZE;
+        let bytes = self.db.property_int_value_cf(flows, property);
+        let bytes = bytes
+            .map_err(with_context("reading a property"))?
+            .unwrap_or(0);
         let worth_it = rows as u64 * ROW_BYTES * ROWS_REWRITTEN_PER_ROW_ADDED;
         if bytes > REWRITE_BYTES_MAX.min(worth_it) {
             return Ok(false);
@@ -186,7 +191,8 @@ impl Inner {
         Ok(true)
     }
 
-    /// Compacts a range of the family called `name`. Returns the levels of those files that had keys of it before and are still there.
+    /// Compacts a range of the family called `name`. Returns the levels of those files that had keys of it before and
+    /// are still there.
     ///
     /// The C interface drops the status of a manual compaction and the binding has no event listeners. RocksDB's
     /// counter of background errors covers all families and flushes, and does not count a compaction that an earlier

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use rocksdb::{ColumnFamily, DB};
+use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions};
 
 use super::error::{StoreError, with_context};
 use super::staging::WRITING;
@@ -29,35 +29,17 @@ const NUMBER_UNKNOWN: u64 = u64::MAX;
 pub(super) type HiddenHours = Arc<[HourRange]>;
 
 /// What readers ignore in each family.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Hidden {
     pub(super) in_flows: HiddenHours,
     pub(super) in_settled: HiddenHours,
 }
 
-impl Default for Hidden {
-    fn default() -> Hidden {
-        Hidden {
-            in_flows: Arc::new([]),
-            in_settled: Arc::new([]),
-        }
-    }
-}
-
 /// A numbered step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct NumberedHours {
     number: u64,
     hours: HiddenHours,
-}
-
-impl Default for NumberedHours {
-    fn default() -> NumberedHours {
-        NumberedHours {
-            number: 0,
-            hours: Arc::new([]),
-        }
-    }
 }
 
 impl NumberedHours {
@@ -107,6 +89,22 @@ impl Drops {
 /// The family of settled rows. A directory of an older format, opened read-only, has none.
 fn settled_family(db: &DB) -> Option<&ColumnFamily> {
     db.cf_handle(codec::SETTLED)
+}
+
+/// An iterator for a pass over the keys from `lower` to `upper` (exclusive), at the first of them.
+pub(super) fn iterate<'a>(
+    db: &'a DB,
+    family: &ColumnFamily,
+    lower: &[u8],
+    upper: &[u8],
+) -> DBRawIteratorWithThreadMode<'a, DB> {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(lower);
+    options.set_iterate_upper_bound(upper);
+    options.fill_cache(false);
+    let mut iterator = db.raw_iterator_cf_opt(family, options);
+    iterator.seek_to_first();
+    iterator
 }
 
 fn number_in(db: &DB, family: &ColumnFamily, key: &[u8]) -> Result<u64, StoreError> {
@@ -163,7 +161,7 @@ impl Families {
     /// is not older, contains `in_settled`. `None` if the two are too far apart: open them again.
     pub(super) fn hidden(&self, in_flows: u64, in_settled: u64) -> Option<Hidden> {
         let in_flows = if in_flows == in_settled {
-            Arc::new([])
+            HiddenHours::default()
         } else {
             let settlement = self.settlement.lock();
             let is_last = settlement.number == in_settled && in_flows + 1 == in_settled;
@@ -171,7 +169,7 @@ impl Families {
         };
         let drops = self.drops.lock();
         let in_settled = match drops.is_finished() {
-            true => Arc::new([]),
+            true => HiddenHours::default(),
             false => drops.last.hours.clone(),
         };
         Some(Hidden {

@@ -4,12 +4,12 @@
 use std::fmt;
 use std::path::Path;
 
-use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions};
+use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 
 use super::codec::{self, Corrupt};
 use super::dir::DataDir;
 use super::error::StoreError;
-use super::families::{Families, Hidden, HiddenHours};
+use super::families::{Families, Hidden, HiddenHours, iterate};
 use super::journal::Journal;
 use super::open::open_database_read_only;
 use super::receipts::receipts_family;
@@ -334,16 +334,6 @@ fn hidden_hours(db: &DB) -> Result<Hidden, StoreError> {
 /// The hour at the start of a row's key.
 fn hour_of(key: &[u8]) -> Option<Hour> {
     codec::split_hour(key).ok().map(|(hour, _)| hour)
-}
-
-fn iterate<'a>(db: &'a DB, family: &ColumnFamily, lower: &[u8], upper: &[u8]) -> RawIterator<'a> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(lower);
-    options.set_iterate_upper_bound(upper);
-    options.fill_cache(false);
-    let mut iterator = db.raw_iterator_cf_opt(family, options);
-    iterator.seek_to_first();
-    iterator
 }
 
 #[cfg(test)]

@@ -76,9 +76,16 @@ impl<C> View<C> {
                 hidden,
                 settled,
                 marker,
-            } = match of.reads_rows() {
-                true => OnDisk::open_rows(inner, &lower, &upper, of.seeks())?,
-                false => OnDisk::open_keys(inner, &lower, &upper, of.seeks())?,
+            } = {
+                let keys = KeyRange {
+                    fill_cache: of.seeks() || inner.is_small(&lower, &upper)?,
+                    lower,
+                    upper,
+                };
+                match of.reads_rows() {
+                    true => OnDisk::open_rows(inner, &keys)?,
+                    false => OnDisk::open_keys(inner, &keys)?,
+                }
             };
             // The marker is always the last position of some tally. If it is before a tally's last position, the disk
             // has nothing of that tally; otherwise the disk has all of the copy.
@@ -191,25 +198,26 @@ struct OnDisk {
     marker: Position,
 }
 
+/// Keys to read.
+struct KeyRange {
+    lower: Vec<u8>,
+    /// Exclusive.
+    upper: Vec<u8>,
+    /// They are few, or will be read again.
+    fill_cache: bool,
+}
+
 impl OnDisk {
-    /// Opens iterators over the keys from `lower` to `upper` (exclusive). Set `seeks` if the caller will seek and read
-    /// few keys.
-    fn open_keys(
-        inner: &Arc<Inner>,
-        lower: &[u8],
-        upper: &[u8],
-        seeks: bool,
-    ) -> Result<OnDisk, StoreError> {
-        let is_small = seeks || inner.is_small(lower, upper)?;
+    fn open_keys(inner: &Arc<Inner>, keys: &KeyRange) -> Result<OnDisk, StoreError> {
         loop {
             let marker = inner.marker()?;
-            let flows = open_iterator(inner, codec::FLOWS, lower, upper, is_small)?;
+            let flows = open_iterator(inner, codec::FLOWS, keys)?;
             // The iterator sees a snapshot from its creation. The marker only increases, so if it is the same before
             // and after, it is the same in the snapshot. Otherwise a flush happened in between, which is rare: retry.
             if inner.marker()? == marker {
                 return Ok(OnDisk {
                     flows: flows.at_first(),
-                    hidden: Arc::new([]),
+                    hidden: HiddenHours::default(),
                     settled: None,
                     marker,
                 });
@@ -218,26 +226,20 @@ impl OnDisk {
     }
 
     /// [`OnDisk::open_keys`] with the settled rows.
-    fn open_rows(
-        inner: &Arc<Inner>,
-        lower: &[u8],
-        upper: &[u8],
-        seeks: bool,
-    ) -> Result<OnDisk, StoreError> {
+    fn open_rows(inner: &Arc<Inner>, keys: &KeyRange) -> Result<OnDisk, StoreError> {
         let (db, families) = (&inner.db, &inner.families);
         if inner.settled().is_none() {
-            return OnDisk::open_keys(inner, lower, upper, seeks);
+            return OnDisk::open_keys(inner, keys);
         }
-        let is_small = seeks || inner.is_small(lower, upper)?;
         loop {
             // The same method as for the marker, for the number of the last settlement in each family.
             let in_flows = families.in_flows(db)?;
-            let on_disk = OnDisk::open_keys(inner, lower, upper, seeks)?;
+            let on_disk = OnDisk::open_keys(inner, keys)?;
             if families.in_flows(db)? != in_flows {
                 continue;
             }
             let in_settled = families.in_settled(db)?;
-            let settled = open_iterator(inner, codec::SETTLED, lower, upper, is_small)?;
+            let settled = open_iterator(inner, codec::SETTLED, keys)?;
             if families.in_settled(db)? != in_settled {
                 continue;
             }
@@ -268,14 +270,12 @@ impl Inner {
 fn open_iterator(
     inner: &Arc<Inner>,
     family: &str,
-    lower: &[u8],
-    upper: &[u8],
-    fill_cache: bool,
+    keys: &KeyRange,
 ) -> Result<OwnedIterator, StoreError> {
     let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(lower);
-    options.set_iterate_upper_bound(upper);
-    options.fill_cache(fill_cache);
+    options.set_iterate_lower_bound(keys.lower.as_slice());
+    options.set_iterate_upper_bound(keys.upper.as_slice());
+    options.fill_cache(keys.fill_cache);
     OwnedIterator::try_new(inner.clone(), |inner| {
         let family = inner.db.cf_handle(family).ok_or(StoreError::Closed)?;
         Ok(inner.db.raw_iterator_cf_opt(family, options))

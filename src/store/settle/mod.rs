@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions};
+use rocksdb::{ColumnFamily, DB};
 
 use super::codec;
 use super::error::{StoreError, with_context};
+use super::families::iterate;
 use super::staging::WRITING;
 use super::{Inner, Step, StoreOptions};
 use flow::{Hour, HourRange};
@@ -453,22 +454,6 @@ fn has_rows(
     rows.status()
         .map_err(with_context("reading settled rows"))?;
     Ok(rows.key().is_some())
-}
-
-/// Positioned at the first key from `lower` to `upper` (exclusive).
-fn iterate<'a>(
-    db: &'a DB,
-    family: &ColumnFamily,
-    lower: &[u8],
-    upper: &[u8],
-) -> DBRawIteratorWithThreadMode<'a, DB> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(lower);
-    options.set_iterate_upper_bound(upper);
-    options.fill_cache(false);
-    let mut iterator = db.raw_iterator_cf_opt(family, options);
-    iterator.seek_to_first();
-    iterator
 }
 
 #[cfg(test)]

@@ -421,7 +421,7 @@ fn after_damage_no_more_than_a_record_is_read() {
     assert!(counted.bytes < at + 100_000 + 4 * BLOCK_BYTES);
 }
 
-/// What is longer than any record is not taken for a torn one, even if sectors are missing.
+/// An end of a log that is longer than any record is damage, not a torn record, even if sectors are missing.
 #[test]
 fn a_torn_end_that_is_longer_than_a_record_is_damage() {
     let (mut log, is_last) = synthetic([90_000, 300_000].map(payload));
