@@ -233,6 +233,34 @@ fn an_hour_that_went_cold_is_settled() {
     assert_eq!(rows(&store).values().filter(|sums| sums.0 == 2).count(), 3);
 }
 
+/// Such a file would make compaction rewrite all settled hours between its own.
+#[test]
+fn no_file_of_a_settlement_spans_settled_hours() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    for hours in [&[5][..], &[1, 2, 9]] {
+        let flows: Vec<_> = hours.iter().map(|&of| (of, "a".into(), 1)).collect();
+        commit(&store, &flows);
+        store.flush().unwrap();
+        store.inner.settle_all().unwrap();
+    }
+    let files = store.inner.db.live_files().unwrap();
+    let of_rows = files.iter().filter_map(|file| {
+        let (start, end) = (file.start_key.as_ref()?, file.end_key.as_ref()?);
+        let hours = (
+            codec::split_hour(start).ok()?.0,
+            codec::split_hour(end).ok()?.0,
+        );
+        (file.column_family_name == codec::SETTLED).then_some(hours)
+    });
+    let mut hours: Vec<_> = of_rows
+        .map(|(start, end)| (start.get(), end.get()))
+        .collect();
+    hours.sort_unstable();
+    assert_eq!(hours, [(1, 2), (5, 5), (9, 9)]);
+    assert_eq!(rows(&store).len(), 4);
+}
+
 #[test]
 fn more_hours_than_can_be_remembered_are_all_recent() {
     let mut recent = RecentHours::default();
