@@ -63,7 +63,7 @@ impl MemoryPool {
 pub(super) struct MemoryReservation {
     pool: Arc<MemoryPool>,
     bytes: usize,
-    /// Bytes reserved by all parts of the query, which runs one of them at a time.
+    /// Bytes reserved by all parts of the query. Changes with the pool's lock.
     of_query: Arc<AtomicUsize>,
 }
 
@@ -98,13 +98,13 @@ impl MemoryReservation {
     #[cold]
     fn grow_from_pool(&mut self, bytes: usize) -> Result<(), QueryError> {
         let bytes_max = self.pool.bytes_max;
+        let mut taken = self.pool.bytes_reserved.lock();
         let of_others = self.of_query.load(Ordering::Relaxed) - self.bytes;
         let most = bytes_max - of_others;
         if bytes > most {
             return Err(QueryError::TooLarge { bytes_max });
         }
         let more = bytes.next_multiple_of(STEP_BYTES).min(most) - self.bytes;
-        let mut taken = self.pool.bytes_reserved.lock();
         let is_full = |taken: &mut usize| more > bytes_max - *taken;
         let _timed_out = (self.pool.released).wait_while_for(&mut taken, is_full, WAIT_TIME_MAX);
         if is_full(&mut taken) {

@@ -55,6 +55,35 @@ impl Groups {
         }
     }
 
+    /// Adds up all rows of `matching` in one table, whatever the columns, so that it can be united with others. The groups
+    /// can be read after [`Groups::sort`].
+    pub(super) fn collect(
+        columns: Columns,
+        matching: &mut FilteredScan,
+        memory: MemoryReservation,
+    ) -> Result<Groups, QueryError> {
+        let mut groups = Groups {
+            leading: 0,
+            ..Groups::new(columns, false, memory)
+        };
+        groups.ended = matching.for_each_row(|row| groups.add(row))?;
+        Ok(groups)
+    }
+
+    /// Adds the groups of `other`. Both were collected by the same columns.
+    pub(super) fn unite(&mut self, other: &Groups) -> Result<(), QueryError> {
+        let table = &other.table;
+        table.groups.iter().try_for_each(|group| {
+            let key = &table.keys[group.key.clone()];
+            self.table.add(key, group.counters)
+        })
+    }
+
+    /// Sorts collected groups by key.
+    pub(super) fn sort(&mut self) {
+        self.table.sort();
+    }
+
     /// Adds up the rows of `matching`, and passes groups in key order to `each` until it breaks or they end: the key of a
     /// group, which is a row's key without the omitted columns, and its sums. Returns whether they have ended.
     #[inline]
@@ -88,7 +117,7 @@ impl Groups {
             self.pending = Some((row.hour, row.suffix.to_vec(), row.counters));
             return Ok(ControlFlow::Break(()));
         }
-        self.add_suffix(row.suffix, row.counters)?;
+        self.add_suffix(row.hour, row.suffix, row.counters)?;
         Ok(ControlFlow::Continue(()))
     }
 
@@ -118,7 +147,7 @@ impl Groups {
         self.table.clear();
         if let Some((hour, suffix, counters)) = self.pending.take() {
             self.set_prefix(hour, &suffix)?;
-            self.add_suffix(&suffix, counters)?;
+            self.add_suffix(hour, &suffix, counters)?;
         }
         Ok(())
     }
@@ -147,10 +176,18 @@ impl Groups {
 
     /// Adds a row whose leading columns are known to be equal.
     #[inline]
-    fn add_suffix(&mut self, suffix: &[u8], counters: Counters) -> Result<(), QueryError> {
+    fn add_suffix(
+        &mut self,
+        hour: Hour,
+        suffix: &[u8],
+        counters: Counters,
+    ) -> Result<(), QueryError> {
         let leading_bytes = self.prefix.len().saturating_sub(codec::HOUR_BYTES);
         let mut rest = &suffix[leading_bytes..];
         self.key.clear();
+        if self.leading == 0 && self.columns.has_at(0) {
+            codec::push_hour(&mut self.key, hour);
+        }
         for at in self.leading.max(1)..4 {
             // Skip the remaining names if none of them is selected.
             if !(at..4).any(|at| self.columns.has_at(at)) {

@@ -93,7 +93,7 @@ impl RowSource for LocalRows {
     }
 
     fn rows_read(&self) -> u64 {
-        self.matching.scan.rows()
+        self.matching.rows_read()
     }
 
     fn holds_memory(&self) -> bool {

@@ -10,6 +10,7 @@
 //! merged ([`merge`]) before they are ranked.
 
 mod bounds;
+mod cores;
 mod coverage;
 mod cursor;
 mod encode;
@@ -17,6 +18,7 @@ mod group;
 mod hours;
 mod matcher;
 mod merge;
+mod parts;
 mod rank;
 mod row;
 
@@ -35,6 +37,7 @@ pub use row::Row;
 
 use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
 use bounds::{MemoryPool, MemoryReservation};
+use cores::Cores;
 use flow::Partition;
 use flow::codec::{Corrupt, FlowKey};
 use flow::query::{Columns, HoursQuery, Query};
@@ -96,6 +99,7 @@ fn list(partitions: &[Partition]) -> String {
 #[derive(Clone, Debug)]
 pub struct Engine {
     pool: Arc<MemoryPool>,
+    cores: Arc<Cores>,
     time_max: Duration,
 }
 
@@ -103,6 +107,7 @@ impl Engine {
     pub fn new(limits: QueryLimits) -> Engine {
         Engine {
             pool: MemoryPool::new(limits.memory_bytes_max),
+            cores: Cores::of_machine(),
             time_max: limits.time_max,
         }
     }
@@ -134,15 +139,27 @@ impl Engine {
     ) -> Result<Rows, QueryError> {
         let after = cursor::sort_key(query)?;
         let memory = MemoryReservation::new(&self.pool);
-        let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
-        let rows = Rows {
-            columns: query.columns,
-            stream: Stream::Store(matching, groups),
-            next_page: None,
-            coverage: Coverage::default(),
-            revocations: Vec::new(),
+        let mut threads = self.cores.further(store.is_ingesting());
+        if !reads_everything_first(query) {
+            threads.shrink_to(0);
+        }
+        let mut parts = self.open_parts(store, query, &after, &cancel, 1 + threads.count())?;
+        threads.shrink_to(parts.len() - 1);
+        if parts.len() > 1 {
+            match ask_parts(query, after.clone(), parts, &memory) {
+                // Several tables take more memory than one.
+                Err(QueryError::TooLarge { .. } | QueryError::Overloaded(_)) => {
+                    parts = self.open_parts(store, query, &after, &cancel, 1)?;
+                }
+                rows => return rows,
+            }
+        }
+        let matching = parts.pop().ok_or(QueryError::Cancelled)?;
+        let stream = match new_groups(query, &memory) {
+            Some(groups) => Stream::Groups(matching, groups),
+            None => Stream::Rows(matching),
         };
-        ranked(query, after, rows, memory)
+        ranked(query, after, Rows::of_store(query, stream), memory)
     }
 
     /// Executes `query` on the sources that `open` returns. `open` is not called for a query that is refused anyway.
@@ -157,8 +174,10 @@ impl Engine {
         let opened = open()?;
         let mut sources = opened.remote;
         for store in &opened.stores {
-            let (matching, groups) = self.rows_of(store, query, &after, &cancel, &memory)?;
-            sources.push(Box::new(LocalRows::new(matching, groups)));
+            for matching in self.open_parts(store, query, &after, &cancel, 1)? {
+                let groups = new_groups(query, &memory);
+                sources.push(Box::new(LocalRows::new(matching, groups)));
+            }
         }
         let rows = Rows {
             columns: query.columns,
@@ -170,32 +189,71 @@ impl Engine {
         ranked(query, after, rows, memory)
     }
 
-    /// The matching rows of one store in key order, and the groups to add them up.
-    fn rows_of(
+    /// The matching rows of one store in key order, as at most `parts` scans.
+    fn open_parts(
         &self,
         store: &Store,
         query: &Query,
         after: &Option<SortKey>,
         cancel: &CancellationToken,
-        memory: &MemoryReservation,
-    ) -> Result<(FilteredScan, Option<Groups>), QueryError> {
-        let is_one_hour = query.hours.only().is_some();
-        let leading = group::leading(query.columns, is_one_hour);
+        parts: usize,
+    ) -> Result<Vec<FilteredScan>, QueryError> {
         let mut selection =
             Selection::hours(query.hours).between(&query.filter.src_apps, &query.filter.dest_apps);
         if let (Some(after), None) = (after, query.sort) {
+            let leading = group::leading(query.columns, is_one_hour(query));
             selection = selection.starting_at(cursor::first_key(query, leading, &after.key));
         }
-        let mut matching = FilteredScan {
-            scan: store.select(selection)?,
-            matcher: Matcher::new(&query.filter),
-            time_max: self.time_max,
-        };
-        matching.scan.set_cancel(cancel.clone());
-        let groups = (query.columns != Columns::ALL)
-            .then(|| Groups::new(query.columns, is_one_hour, memory.for_same_query()));
-        Ok((matching, groups))
+        let scans = store.select_parts(selection, parts)?;
+        let filtered = scans.into_iter().map(|mut scan| {
+            scan.set_cancel(cancel.clone());
+            FilteredScan {
+                scan,
+                rows_of_other_parts: 0,
+                matcher: Matcher::new(&query.filter),
+                time_max: self.time_max,
+            }
+        });
+        Ok(filtered.collect())
     }
+}
+
+fn is_one_hour(query: &Query) -> bool {
+    query.hours.only().is_some()
+}
+
+/// The empty groups of `query`; `None` if it requests rows.
+fn new_groups(query: &Query, memory: &MemoryReservation) -> Option<Groups> {
+    let columns = query.columns;
+    let groups = || Groups::new(columns, is_one_hour(query), memory.for_same_query());
+    (columns != Columns::ALL).then(groups)
+}
+
+/// Whether all rows have to be read before the first row of the response, or are few groups.
+fn reads_everything_first(query: &Query) -> bool {
+    let is_page = query.limit.is_some() || query.cursor.is_some();
+    query.sort.is_some() || query.columns != Columns::ALL && !is_page
+}
+
+/// Executes a query of one store, whose rows are in several `parts`, on as many threads.
+fn ask_parts(
+    query: &Query,
+    after: Option<SortKey>,
+    mut parts: Vec<FilteredScan>,
+    memory: &MemoryReservation,
+) -> Result<Rows, QueryError> {
+    let rows_read = |parts: &[FilteredScan]| parts.iter().map(FilteredScan::rows_read).sum();
+    if query.columns == Columns::ALL {
+        let ranking = |memory| Ranking::new(query.sort, query.limit, after.clone(), memory);
+        let page = parts::rank(&mut parts, memory, ranking)?;
+        return Ok(paged(query, Coverage::default(), page, rows_read(&parts)));
+    }
+    let groups = parts::group(&mut parts, query.columns, memory)?;
+    let rows_read: u64 = rows_read(&parts);
+    let mut matching = parts.pop().ok_or(QueryError::Cancelled)?;
+    matching.rows_of_other_parts = rows_read - matching.rows_read();
+    let rows = Rows::of_store(query, Stream::Groups(matching, groups));
+    ranked(query, after, rows, memory.for_same_query())
 }
 
 /// Reads all rows of `stream` and ranks them if `query` has a sort order or requests a page; otherwise the rows are
@@ -210,40 +268,38 @@ fn ranked(
         return Ok(rows);
     }
     let ranking = Ranking::new(query.sort, query.limit, after, memory);
-    let mut page = rows.stream.rank(ranking)?;
+    let page = rows.stream.rank(ranking)?;
+    let rows_read = rows.stream.rows_read();
+    // The page no longer reads a store, so it needs no revocations.
+    Ok(paged(query, rows.coverage, page, rows_read))
+}
+
+fn paged(query: &Query, coverage: Coverage, mut page: Page, rows_read: u64) -> Rows {
     let last = page.rows.last().filter(|_| page.more);
-    rows.next_page = last.map(|last| cursor::encode(query, &last.sort_key));
+    let next_page = last.map(|last| cursor::encode(query, &last.sort_key));
     if query.partitions.is_some() && query.sort.is_some() {
         let key = |row: &RankedRow| row.sort_key.key.clone();
         page.rows.sort_by_cached_key(key);
     }
-    rows.stream = Stream::Page {
-        rows_read: rows.stream.rows_read(),
-        rows: page.rows.into_iter(),
-        _memory: page.memory,
-    };
-    // The page no longer reads a store.
-    rows.revocations.clear();
-    Ok(rows)
+    Rows {
+        columns: query.columns,
+        stream: Stream::Page {
+            rows_read,
+            rows: page.rows.into_iter(),
+            _memory: page.memory,
+        },
+        next_page,
+        coverage,
+        revocations: Vec::new(),
+    }
 }
 
-/// Ranks all rows or groups.
-fn rank_all(
+fn rank_groups(
     matching: &mut FilteredScan,
-    groups: &mut Option<Groups>,
+    groups: &mut Groups,
     mut ranking: Ranking,
 ) -> Result<Page, QueryError> {
     matching.reset_deadline();
-    let Some(groups) = groups else {
-        let mut key = Vec::new();
-        matching.for_each_row(|row| {
-            key.clear();
-            row.push_key(&mut key);
-            ranking.push(&key, row.counters)?;
-            Ok(break_if(ranking.is_complete()))
-        })?;
-        return Ok(ranking.finish());
-    };
     groups.for_each_group(matching, |key, counters| {
         ranking.push(key, counters)?;
         Ok(break_if(ranking.is_complete()))
@@ -255,6 +311,8 @@ fn rank_all(
 #[derive(Debug)]
 struct FilteredScan {
     scan: Scan,
+    /// Rows that other threads read for the same query.
+    rows_of_other_parts: u64,
     matcher: Matcher,
     /// Time limit for each chunk of a response.
     time_max: Duration,
@@ -265,6 +323,23 @@ impl FilteredScan {
     fn reset_deadline(&mut self) {
         self.scan
             .set_deadline(bounds::deadline_after(self.time_max));
+    }
+
+    /// Ranks all rows.
+    fn rank(&mut self, mut ranking: Ranking) -> Result<Page, QueryError> {
+        self.reset_deadline();
+        let mut key = Vec::new();
+        self.for_each_row(|row| {
+            key.clear();
+            row.push_key(&mut key);
+            ranking.push(&key, row.counters)?;
+            Ok(break_if(ranking.is_complete()))
+        })?;
+        Ok(ranking.finish())
+    }
+
+    fn rows_read(&self) -> u64 {
+        self.scan.rows() + self.rows_of_other_parts
     }
 
     /// Passes rows to `each` until it breaks or they end. Returns whether they have ended.
@@ -296,8 +371,10 @@ pub struct Rows {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // there are a few of them
 enum Stream {
-    /// Rows or groups of one store.
-    Store(FilteredScan, Option<Groups>),
+    /// Rows of one store.
+    Rows(FilteredScan),
+    /// Groups of one store.
+    Groups(FilteredScan, Groups),
     /// Rows merged from several sources.
     Merged(MergedRows),
     /// Rows in memory.
@@ -312,7 +389,8 @@ impl Stream {
     /// Reads all of it.
     fn rank(&mut self, mut ranking: Ranking) -> Result<Page, QueryError> {
         match self {
-            Stream::Store(matching, groups) => rank_all(matching, groups, ranking),
+            Stream::Rows(matching) => matching.rank(ranking),
+            Stream::Groups(matching, groups) => rank_groups(matching, groups, ranking),
             Stream::Merged(merged) => {
                 merged.reset_deadline();
                 while let Some((key, counters)) = merged.next()? {
@@ -329,7 +407,7 @@ impl Stream {
 
     fn rows_read(&self) -> u64 {
         match self {
-            Stream::Store(matching, _) => matching.scan.rows(),
+            Stream::Rows(matching) | Stream::Groups(matching, _) => matching.rows_read(),
             Stream::Merged(merged) => merged.rows_read(),
             Stream::Page { rows_read, .. } => *rows_read,
         }
@@ -337,6 +415,16 @@ impl Stream {
 }
 
 impl Rows {
+    fn of_store(query: &Query, stream: Stream) -> Rows {
+        Rows {
+            columns: query.columns,
+            stream,
+            next_page: None,
+            coverage: Coverage::default(),
+            revocations: Vec::new(),
+        }
+    }
+
     /// The columns that identify a row.
     pub fn columns(&self) -> Columns {
         self.columns
@@ -350,7 +438,8 @@ impl Rows {
     /// Whether it holds memory that other queries may wait for, until it is read.
     pub fn holds_memory(&self) -> bool {
         match &self.stream {
-            Stream::Store(_, groups) => groups.as_ref().is_some_and(Groups::needs_table),
+            Stream::Rows(_) => false,
+            Stream::Groups(_, groups) => groups.needs_table(),
             Stream::Merged(merged) => merged.holds_memory(),
             Stream::Page { .. } => true,
         }
@@ -396,17 +485,18 @@ impl Rows {
                 }
                 Ok(true)
             }
-            Stream::Store(matching, groups) => {
+            Stream::Rows(matching) => {
                 matching.reset_deadline();
-                match groups {
-                    None => matching.for_each_row(|stored| {
-                        let key = FlowKey::decode_names(stored.hour, stored.suffix)?;
-                        Ok(each(&Row::whole(&key, stored.counters)))
-                    }),
-                    Some(groups) => groups.for_each_group(matching, |key, counters| {
-                        Ok(each(&row::decode(columns, key)?.row(counters)))
-                    }),
-                }
+                matching.for_each_row(|stored| {
+                    let key = FlowKey::decode_names(stored.hour, stored.suffix)?;
+                    Ok(each(&Row::whole(&key, stored.counters)))
+                })
+            }
+            Stream::Groups(matching, groups) => {
+                matching.reset_deadline();
+                groups.for_each_group(matching, |key, counters| {
+                    Ok(each(&row::decode(columns, key)?.row(counters)))
+                })
             }
         }
     }

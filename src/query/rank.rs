@@ -122,6 +122,13 @@ impl Ranking {
         self.memory.grow_to(bytes)
     }
 
+    /// Adds the first rows of a part of all rows.
+    pub(super) fn unite(&mut self, page: &Page) -> Result<(), QueryError> {
+        self.more |= page.more;
+        let mut rows = page.rows.iter();
+        rows.try_for_each(|row| self.push(&row.sort_key.key, row.counters))
+    }
+
     pub(super) fn finish(self) -> Page {
         Page {
             rows: self.rows.into_sorted_vec(),

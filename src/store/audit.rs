@@ -169,12 +169,8 @@ impl Inner {
     pub(super) fn ledger_counts(self: &Arc<Inner>) -> Result<LedgerCounts, StoreError> {
         loop {
             let mut of = HoursOf::default();
-            let View {
-                mut disk,
-                marker,
-                copies,
-                ..
-            } = View::open(self, &mut of)?;
+            let view = View::open(self, &mut of)?;
+            let (mut disk, marker, copies) = (view.disk.flows, view.marker, view.copies);
             let Some(mut hours) = of.on_disk.at(marker) else {
                 // A flush ended in between.
                 continue;
@@ -210,10 +206,9 @@ impl Inner {
     /// Flows that were counted, minus those in the ledger. Reads all of it, in constant memory.
     fn ledger_difference(self: &Arc<Inner>) -> Result<i64, StoreError> {
         let mut of = FlowsOf::default();
-        let View {
-            mut disk, copies, ..
-        } = View::open(self, &mut of)?;
-        let mut flows: u64 = copies.into_iter().sum();
+        let view = View::open(self, &mut of)?;
+        let mut disk = view.disk.flows;
+        let mut flows: u64 = view.copies.into_iter().sum();
         while let Some((_, value)) = disk.item() {
             flows = flows.wrapping_add(codec::decode_totals(value)?.flows);
             disk.advance();

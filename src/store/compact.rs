@@ -16,6 +16,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions};
 use super::codec;
 use super::error::{StoreError, with_context};
 use super::{Inner, Store};
+use flow::HourRange;
 
 /// The compactor rests this many times as long as it has worked.
 const REST: u32 = 19;
@@ -27,8 +28,13 @@ const ROWS_REWRITTEN_PER_ROW_ADDED: u64 = 32;
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// All runs of `flows` are merged when this fraction of their bytes is dropped.
 const DROPPED_FRACTION: u64 = 4;
-/// Upper bound of pending ranges of dropped hours.
-const DROPPED_MAX: usize = 64;
+/// All runs of `flows` are merged when at most one part in this many of their bytes is alive: the other rows have been
+/// settled. It would take days until RocksDB merges large runs, and they need as much space as all settled rows.
+const DEAD_PARTS: u64 = 4;
+/// Fewer dead bytes are left to RocksDB.
+const DEAD_BYTES_MIN: u64 = if cfg!(test) { 1 << 10 } else { 16 << 20 };
+/// Upper bound of remembered ranges of dropped hours, and of settled ones.
+const RANGES_MAX: usize = 64;
 /// Approximate size of a row on disk (`benches/RESULTS.md`).
 const ROW_BYTES: u64 = 10;
 
@@ -49,6 +55,8 @@ pub(super) struct Requests {
     audit: bool,
     /// Ranges of dropped hours (end exclusive) that some files may still contain a part of.
     dropped: Vec<(u32, u32)>,
+    /// Hours whose rows were moved out of `flows`.
+    settled: Vec<HourRange>,
     closing: bool,
 }
 
@@ -75,10 +83,15 @@ impl CompactionRequests {
             match due.dropped.last_mut() {
                 Some((_, before)) if *before == first => *before = end,
                 // If there are too many separate ranges, leave them to RocksDB's own compaction.
-                _ if known >= DROPPED_MAX => {}
+                _ if known >= RANGES_MAX => {}
                 _ => due.dropped.push((first, end)),
             }
         });
+    }
+
+    /// Requests that the runs of `flows` are merged if most of their rows are dead, after `hours` were settled.
+    pub(super) fn request_dead(&self, hours: &[HourRange]) {
+        self.change(|due| due.settled.extend_from_slice(hours));
     }
 
     pub(super) fn close(&self) {
@@ -97,7 +110,8 @@ impl CompactionRequests {
             .changed
             .wait_while_for(&mut due, |due| !due.closing, rest);
         self.changed.wait_while(&mut due, |due| {
-            let is_idle = due.rows_added.is_none() && due.dropped.is_empty();
+            let is_idle =
+                due.rows_added.is_none() && due.dropped.is_empty() && due.settled.is_empty();
             !due.closing && is_idle && !due.receipts && !due.audit
         });
         (!due.closing).then(|| std::mem::take(&mut *due))
@@ -109,6 +123,7 @@ impl Inner {
     pub(super) fn compact_until_closed(self: &Arc<Inner>) {
         let mut rest = Duration::ZERO;
         let mut next_audit = Instant::now();
+        let mut settled = Vec::new();
         while let Some(due) = self.compaction_requests.next(rest) {
             rest = Duration::ZERO;
             if due.receipts
@@ -121,6 +136,12 @@ impl Inner {
                     tracing::warn!(%error, "files of dropped hours not compacted; the compactor retries");
                     self.compaction_requests.request_dropped(first, end);
                     rest = RETRY_PAUSE;
+                }
+            }
+            if !due.settled.is_empty() {
+                settled.extend(due.settled);
+                if let Err(error) = self.merge_if_dead(&mut settled) {
+                    tracing::warn!(%error, "runs with settled rows not merged; the next settlement retries");
                 }
             }
             if due.audit {
@@ -166,6 +187,38 @@ impl Inner {
             [first, rest @ ..] if *first > 0 && rest.iter().all(|level| level == first) => Ok(()),
             _ => Err(StoreError::CompactionFailed),
         }
+    }
+
+    /// Merges all runs of `flows` if most of their rows are in `settled` hours. Forgets hours that have no rows there any
+    /// more, and all but the last [`RANGES_MAX`] ranges.
+    fn merge_if_dead(&self, settled: &mut Vec<HourRange>) -> Result<(), StoreError> {
+        let flows = self.flows()?;
+        let bytes_of = |hours: &HourRange| {
+            let (from, to) = codec::range_bounds(*hours);
+            self.bytes_in(flows, &from, &to)
+        };
+        settled.drain(..settled.len().saturating_sub(RANGES_MAX));
+        settled.retain(|hours| bytes_of(hours) > 0);
+        let dead: u64 = settled.iter().map(bytes_of).sum();
+        let all = self.bytes_in(flows, &[], &codec::META_PREFIX);
+        if !is_mostly_dead(dead, all) {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        let left = self.compact_range(codec::FLOWS, None, None, &options)?;
+        if !left.is_empty() {
+            return Err(StoreError::CompactionFailed);
+        }
+        let ms = start.elapsed().as_millis() as u64;
+        tracing::debug!(
+            dead,
+            all,
+            ms,
+            "merged all runs to free the space of settled rows"
+        );
+        Ok(())
     }
 
     /// Merges all runs of `flows` if that is cheap after a flush that added `rows` to hours there. Returns whether it
@@ -223,6 +276,11 @@ impl Inner {
         let left = files()?.filter(|file| before.contains(&file.name));
         Ok(left.map(|file| file.level).collect())
     }
+}
+
+/// Whether the runs of `flows`, with `all` bytes, should be merged because `dead` of them are settled.
+fn is_mostly_dead(dead: u64, all: u64) -> bool {
+    dead >= DEAD_BYTES_MIN && all.saturating_sub(dead) * DEAD_PARTS <= all
 }
 
 impl Store {
@@ -319,6 +377,45 @@ mod tests {
                 "{compacted:?}"
             );
         }
+    }
+
+    /// Rows that were settled are in the runs of `flows` too, until those are merged.
+    #[test]
+    fn settled_rows_leave_the_runs_once_they_are_most_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let mut batch = BatchBuilder::with_capacity(0);
+        for n in 0..6000_u64 {
+            let (hour, name) = (Hour::new(n % 2).unwrap(), n.to_string());
+            batch.push(
+                hour,
+                [name.as_bytes(), b"b", b"c"],
+                Counters { tx: 1, rx: 2 },
+            );
+        }
+        store.commit(vec![batch.finish()]).unwrap();
+        store.flush().unwrap();
+        let inner = &store.inner;
+        let entries = || {
+            let files = inner.db.live_files().unwrap();
+            let of_flows = files
+                .iter()
+                .filter(|file| file.column_family_name == codec::FLOWS);
+            of_flows.map(|file| file.num_entries).sum::<u64>()
+        };
+        assert!(entries() > 6000);
+        inner.settle_all().unwrap();
+        let give_up = Instant::now() + Duration::from_secs(120);
+        while entries() > 100 {
+            assert!(Instant::now() < give_up, "{} entries", entries());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut settled = vec![HourRange::from(0..2)];
+        inner.merge_if_dead(&mut settled).unwrap();
+        assert_eq!(settled, []);
+        let is_mostly_dead =
+            |dead, all| is_mostly_dead(dead * DEAD_BYTES_MIN, all * DEAD_BYTES_MIN);
+        assert!(is_mostly_dead(3, 4) && !is_mostly_dead(3, 5) && !is_mostly_dead(0, 0));
     }
 
     /// Files with remains of dropped hours are rewritten, which the compactor has to notice.

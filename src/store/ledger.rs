@@ -60,7 +60,7 @@ impl Ledger {
             is_same
         });
         Ok(Ledger {
-            disk: view.disk,
+            disk: view.disk.flows,
             unflushed: unflushed.into_iter().peekable(),
             tag: view.tag,
             limits: ScanLimits::default(),

@@ -16,6 +16,7 @@ mod checkpoint;
 pub mod codec;
 mod commit;
 mod compact;
+mod cuts;
 mod dedupe;
 mod dir;
 mod error;
@@ -203,6 +204,9 @@ impl Inner {
     }
 }
 
+/// See [`Store::is_ingesting`].
+const INGESTING_TIME: Duration = Duration::from_secs(1);
+
 fn flows_family(db: &DB) -> Result<&ColumnFamily, StoreError> {
     db.cf_handle(codec::FLOWS).ok_or(StoreError::Closed)
 }
@@ -219,6 +223,16 @@ impl Store {
     /// The current rows of `selection` in key order.
     pub fn select(&self, selection: Selection) -> Result<Scan, StoreError> {
         Scan::open(&self.inner, selection)
+    }
+
+    /// The current rows of `selection` as several scans, in key order, for as many threads. There are at most `parts`,
+    /// and fewer if the rows are few.
+    pub fn select_parts(
+        &self,
+        selection: Selection,
+        parts: usize,
+    ) -> Result<Vec<Scan>, StoreError> {
+        Scan::open_parts(&self.inner, selection, parts)
     }
 
     /// Flushes everything that was committed before the call, within `time_max`. Then the journal is empty and its
@@ -265,6 +279,12 @@ impl Store {
     /// See [`StoreOptions::tally_bytes_max`].
     pub fn tally_bytes_max(&self) -> usize {
         self.inner.tally_bytes_max()
+    }
+
+    /// Whether a batch was added within the last second.
+    pub fn is_ingesting(&self) -> bool {
+        let last = self.inner.tallies().map(|tallies| tallies.last_added());
+        last.is_ok_and(|at| at.is_some_and(|at| at.elapsed() < INGESTING_TIME))
     }
 
     /// Number of additions since open that saturated at `u64::MAX`: in the tally, and each time that a read or a

@@ -12,7 +12,7 @@ use super::families::HiddenHours;
 use super::run::SortedRun;
 use super::selection::{KeyPosition, Selection};
 use super::tally::Tally;
-use super::view::{OwnedIterator, View, ViewOf};
+use super::view::{OnDisk, OwnedIterator, View, ViewOf};
 use super::view_budget::ViewGrant;
 use super::{Inner, arena, codec::Corrupt};
 use flow::{Counters, Hour};
@@ -56,18 +56,16 @@ impl DiskRows {
         limits: &mut ScanLimits,
     ) -> Result<(), StoreError> {
         self.iterator.advance();
-        if self.iterator.key().is_none() {
+        let Some(key) = self.iterator.key() else {
+            self.in_hour = false;
             // Other sources may have more rows of the hour, and they would lack the sums that cannot be read here.
             let status = self.iterator.status();
-            status.map_err(with_context("reading"))?;
-        }
+            return status.map_err(with_context("reading"));
+        };
         self.in_hour = if selection.has_names() {
             self.seek_names(selection, limits)? == Some(hour)
-        } else if selection.is_one_hour() {
-            self.iterator.key().is_some()
         } else {
-            let key = self.iterator.key().map(codec::split_hour).transpose()?;
-            key.map(|(hour, _)| hour) == Some(hour)
+            selection.is_one_hour() || codec::split_hour(key)?.0 == hour
         };
         Ok(())
     }
@@ -150,6 +148,16 @@ pub(super) struct HourCopy {
 const HOUR_COPY_BYTES: usize = 2 * size_of::<HourCopy>();
 
 impl HourCopy {
+    /// Of the entries whose suffix matches `wanted`; `None` if there are none.
+    fn filtered(hour: Hour, entries: &[u8], wanted: impl FnMut(&[u8]) -> bool) -> Option<HourCopy> {
+        let (entries, rows) = arena::filter(entries, wanted);
+        (rows > 0).then_some(HourCopy {
+            hour,
+            entries,
+            rows,
+        })
+    }
+
     /// Its memory, including the sort order of its rows.
     fn bytes(&self) -> usize {
         HOUR_COPY_BYTES + self.entries.len() + SortedRun::<Vec<u8>>::order_bytes(self.rows)
@@ -265,18 +273,54 @@ impl ScanLimits {
 }
 
 impl Scan {
-    pub(super) fn open(inner: &Arc<Inner>, mut selection: Selection) -> Result<Scan, StoreError> {
-        let view = View::open(inner, &mut selection)?;
-        let mut copies: Vec<HourCopy> = view.copies.into_iter().flatten().collect();
-        copies.sort_by_key(|copied| copied.hour);
+    pub(super) fn open(inner: &Arc<Inner>, selection: Selection) -> Result<Scan, StoreError> {
+        let mut of = ScanOf {
+            selection,
+            cuts: Vec::new(),
+        };
+        let view = View::open(inner, &mut of)?;
+        let copies = view.copies.into_iter().flatten().collect();
+        Ok(Scan::new(of.selection, view.disk, copies, view.grant))
+    }
+
+    /// See [`Store::select_parts`](super::Store::select_parts).
+    pub(super) fn open_parts(
+        inner: &Arc<Inner>,
+        selection: Selection,
+        parts: usize,
+    ) -> Result<Vec<Scan>, StoreError> {
+        let cuts = if parts > 1 && !selection.has_names() {
+            let (lower, upper) = selection.key_bounds(Hour::FIRST);
+            inner.cuts(&lower, &upper, parts)?
+        } else {
+            Vec::new()
+        };
+        let mut of = ScanOf { selection, cuts };
+        let view = View::open(inner, &mut of)?;
+        let on_disk: Vec<OnDisk> = [view.disk].into_iter().chain(view.behind_cuts).collect();
+        let copies = cut_copies(view.copies.into_iter().flatten(), &of.cuts)?;
         let mut grant = view.grant;
-        let disks = [Some((view.disk, view.hidden)), view.settled];
-        let disks = disks.into_iter().flatten().map(DiskRows::new).collect();
+        let scans = on_disk.into_iter().zip(copies).map(|(on_disk, copies)| {
+            let bytes = copies.iter().map(HourCopy::bytes).sum();
+            let grant = grant.split_off(bytes);
+            Scan::new(of.selection.clone(), on_disk, copies, grant)
+        });
+        Ok(scans.collect())
+    }
+
+    fn new(
+        selection: Selection,
+        on_disk: OnDisk,
+        mut copies: Vec<HourCopy>,
+        mut grant: ViewGrant,
+    ) -> Scan {
+        copies.sort_by_key(|copied| copied.hour);
         grant.shrink_to(copies.iter().map(HourCopy::bytes).sum());
-        Ok(Scan {
+        let disks = [Some((on_disk.flows, on_disk.hidden)), on_disk.settled];
+        Scan {
             hour: Hour::FIRST,
             selection,
-            disks,
+            disks: disks.into_iter().flatten().map(DiskRows::new).collect(),
             runs: Vec::new(),
             run_bytes: 0,
             later: copies.into(),
@@ -284,7 +328,7 @@ impl Scan {
             limits: ScanLimits::default(),
             rows: 0,
             grant,
-        })
+        }
     }
 
     /// Makes reads after this time fail.
@@ -419,41 +463,79 @@ fn merge_row<'a>(
     }
 }
 
-/// A scan copies the unflushed rows that match.
-impl ViewOf for Selection {
+/// Distributes copies to the parts before, between and behind `cuts`.
+fn cut_copies(
+    copies: impl Iterator<Item = HourCopy>,
+    cuts: &[Vec<u8>],
+) -> Result<Vec<Vec<HourCopy>>, Corrupt> {
+    let cuts: Vec<(Hour, &[u8])> =
+        (cuts.iter().map(|cut| codec::split_hour(cut))).collect::<Result<_, _>>()?;
+    let part_of = |hour: Hour, suffix: &[u8]| cuts.partition_point(|cut| *cut <= (hour, suffix));
+    let mut of_parts: Vec<Vec<HourCopy>> = (0..=cuts.len()).map(|_| Vec::new()).collect();
+    for copied in copies {
+        let hour = copied.hour;
+        let is_cut = cuts
+            .iter()
+            .any(|(cut, suffix)| *cut == hour && !suffix.is_empty());
+        if !is_cut {
+            of_parts[part_of(hour, &[])].push(copied);
+            continue;
+        }
+        for (part, copies) in of_parts.iter_mut().enumerate() {
+            let is_in = |suffix: &[u8]| part_of(hour, suffix) == part;
+            copies.extend(HourCopy::filtered(hour, &copied.entries, is_in));
+        }
+    }
+    Ok(of_parts)
+}
+
+/// Copies the unflushed rows that match.
+struct ScanOf {
+    selection: Selection,
+    cuts: Vec<Vec<u8>>,
+}
+
+impl ViewOf for ScanOf {
     type Copy = Vec<HourCopy>;
 
     fn copy_bytes(&self, tally: &Tally, cutoff: Hour) -> usize {
-        let arenas = tally.hour_arenas(self.hour_range().since(cutoff));
+        let arenas = tally.hour_arenas(self.selection.hour_range().since(cutoff));
         let bytes = arenas.map(|(_, entries, rows)| {
             HOUR_COPY_BYTES + entries.len() + SortedRun::<Vec<u8>>::order_bytes(rows)
         });
-        bytes.sum()
+        let bytes: usize = bytes.sum();
+        // While a copy is cut, there are its parts too.
+        bytes * if self.cuts.is_empty() { 1 } else { 2 }
     }
 
     fn copy(&self, tally: &Tally, cutoff: Hour) -> Vec<HourCopy> {
-        let arenas = tally.hour_arenas(self.hour_range().since(cutoff));
+        let selection = &self.selection;
+        let arenas = tally.hour_arenas(selection.hour_range().since(cutoff));
         let copies = arenas.filter_map(|(hour, entries, rows)| {
-            let (entries, rows) = if self.matches_all_of(hour) {
-                (entries.to_vec(), rows)
+            if selection.matches_all_of(hour) {
+                let entries = entries.to_vec();
+                Some(HourCopy {
+                    hour,
+                    entries,
+                    rows,
+                })
             } else {
-                arena::filter(entries, |suffix| self.matches(hour, suffix))
-            };
-            (rows > 0).then_some(HourCopy {
-                hour,
-                entries,
-                rows,
-            })
+                HourCopy::filtered(hour, entries, |suffix| selection.matches(hour, suffix))
+            }
         });
         copies.collect()
     }
 
     fn bounds(&self, cutoff: Hour) -> (Vec<u8>, Vec<u8>) {
-        self.key_bounds(cutoff)
+        self.selection.key_bounds(cutoff)
+    }
+
+    fn cuts(&self) -> &[Vec<u8>] {
+        &self.cuts
     }
 
     fn seeks(&self) -> bool {
-        self.has_names()
+        self.selection.has_names()
     }
 
     fn reads_rows(&self) -> bool {

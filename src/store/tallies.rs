@@ -2,6 +2,7 @@
 //! sees a state between two commits.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::audit::HoursOnDisk;
 use super::flush::FlushState;
@@ -21,6 +22,8 @@ pub(super) struct Tallies {
     /// Expected total of the ledger: its total at start, plus everything that was added since, minus what was dropped.
     expected: Totals,
     hours_on_disk: HoursOnDisk,
+    /// When a batch was added; `None` before the first.
+    last_added: Option<Instant>,
     pub(super) flush: FlushState,
 }
 
@@ -33,6 +36,7 @@ impl Tallies {
             newest: None,
             expected: Totals::default(),
             hours_on_disk: HoursOnDisk::default(),
+            last_added: None,
             flush: FlushState::default(),
         }
     }
@@ -64,6 +68,11 @@ impl Tallies {
         self.flushed
     }
 
+    /// When a batch was added since the store was opened.
+    pub(super) fn last_added(&self) -> Option<Instant> {
+        self.last_added
+    }
+
     /// The newest hour that has had flows.
     pub(super) fn newest(&self) -> Option<Hour> {
         self.newest
@@ -86,6 +95,7 @@ impl Tallies {
     /// Adds a durable batch to the active tally and the counters. Returns how many additions saturated.
     pub(super) fn add(&mut self, batch: &Batch) -> u64 {
         let saturated = self.active.add(batch);
+        self.last_added = Some(Instant::now());
         self.count(batch.ledger());
         saturated
     }

@@ -34,6 +34,11 @@ pub(super) trait ViewOf {
     /// The keys to read on disk (end exclusive), without hours before `cutoff`.
     fn bounds(&self, cutoff: Hour) -> (Vec<u8>, Vec<u8>);
 
+    /// Keys, ascending, at which these keys are cut into ranges that are read separately.
+    fn cuts(&self) -> &[Vec<u8>] {
+        &[]
+    }
+
     /// Whether the reader seeks and reads few keys.
     fn seeks(&self) -> bool;
 
@@ -45,13 +50,10 @@ pub(super) trait ViewOf {
 
 /// The state of the store at one moment. It holds no lock.
 pub(super) struct View<C> {
-    /// The keys in `flows`, positioned at the first.
-    pub(super) disk: OwnedIterator,
-    /// Hours whose rows in `disk` are settled already.
-    pub(super) hidden: HiddenHours,
-    /// The keys in `settled`, positioned at the first, and the hours whose rows there are dropped already. `None` if
-    /// the reader needs no rows.
-    pub(super) settled: Option<(OwnedIterator, HiddenHours)>,
+    /// The keys up to the first cut.
+    pub(super) disk: OnDisk,
+    /// The keys behind each cut.
+    pub(super) behind_cuts: Vec<OnDisk>,
     /// The last journal position that the sums on disk contain.
     pub(super) marker: Position,
     /// Copies of the tallies that are after the marker.
@@ -71,31 +73,24 @@ impl<C> View<C> {
         inner.visibility.between_drops(|drop_seq| {
             let copied = copy_tallies(inner, of)?;
             let (lower, upper) = of.bounds(copied.cutoff);
-            let OnDisk {
-                flows,
-                hidden,
-                settled,
-                marker,
-            } = {
-                let keys = KeyRange {
-                    fill_cache: of.seeks() || inner.is_small(&lower, &upper)?,
-                    lower,
-                    upper,
-                };
-                match of.reads_rows() {
-                    true => OnDisk::open_rows(inner, &keys)?,
-                    false => OnDisk::open_keys(inner, &keys)?,
-                }
+            let keys = KeyRanges {
+                fill_cache: of.seeks() || inner.is_small(&lower, &upper)?,
+                bounds: cut(lower, upper, of.cuts()),
             };
+            let (mut on_disk, marker) = match of.reads_rows() {
+                true => OnDisk::open_rows(inner, &keys)?,
+                false => OnDisk::open_keys(inner, &keys)?,
+            };
+            let behind_cuts = on_disk.split_off(1);
+            let disk = on_disk.pop().ok_or(StoreError::Closed)?;
             // The marker is always the last position of some tally. If it is before a tally's last position, the disk
             // has nothing of that tally; otherwise the disk has all of the copy.
             let last = copied.active.0;
             let both = copied.frozen.into_iter().chain([copied.active]);
             let copies = both.filter(|(last, _)| *last > marker);
             Ok(View {
-                disk: flows,
-                hidden,
-                settled,
+                disk,
+                behind_cuts,
                 marker,
                 copies: copies.map(|(_, copy)| copy).collect(),
                 grant: copied.grant,
@@ -189,44 +184,60 @@ impl OwnedIterator {
 /// would evict everything else; the page cache serves it well enough.
 const CACHED_PART_MAX: usize = 8;
 
-/// What a view sees on disk.
-struct OnDisk {
-    flows: OwnedIterator,
-    hidden: HiddenHours,
-    settled: Option<(OwnedIterator, HiddenHours)>,
-    /// The marker in `flows`.
-    marker: Position,
+/// What a view sees on disk of a range of keys.
+pub(super) struct OnDisk {
+    /// The keys in `flows`, positioned at the first.
+    pub(super) flows: OwnedIterator,
+    /// Hours whose rows in `flows` are settled already.
+    pub(super) hidden: HiddenHours,
+    /// The keys in `settled`, positioned at the first, and the hours whose rows there are dropped already. `None` if
+    /// the reader needs no rows.
+    pub(super) settled: Option<(OwnedIterator, HiddenHours)>,
 }
 
-/// Keys to read.
-struct KeyRange {
-    lower: Vec<u8>,
-    /// Exclusive.
-    upper: Vec<u8>,
+/// Ranges of keys to read.
+struct KeyRanges {
+    /// Ascending (ends exclusive).
+    bounds: Vec<(Vec<u8>, Vec<u8>)>,
     /// They are few, or will be read again.
     fill_cache: bool,
 }
 
+/// The keys from `lower` to `upper` (exclusive) up to the first of `cuts`, and behind each of them; perhaps none.
+fn cut(lower: Vec<u8>, upper: Vec<u8>, cuts: &[Vec<u8>]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let inside = cuts.iter().map(|cut| cut.clamp(&lower, &upper).clone());
+    let starts: Vec<Vec<u8>> = [lower.clone()].into_iter().chain(inside).collect();
+    let ends: Vec<Vec<u8>> = starts[1..].iter().cloned().chain([upper]).collect();
+    starts.into_iter().zip(ends).collect()
+}
+
 impl OnDisk {
-    fn open_keys(inner: &Arc<Inner>, keys: &KeyRange) -> Result<OnDisk, StoreError> {
+    /// Returns the ranges, and the marker in `flows`.
+    fn open_keys(
+        inner: &Arc<Inner>,
+        keys: &KeyRanges,
+    ) -> Result<(Vec<OnDisk>, Position), StoreError> {
         loop {
             let marker = inner.marker()?;
-            let flows = open_iterator(inner, codec::FLOWS, keys)?;
-            // The iterator sees a snapshot from its creation. The marker only increases, so if it is the same before
-            // and after, it is the same in the snapshot. Otherwise a flush happened in between, which is rare: retry.
+            let flows = open_iterators(inner, codec::FLOWS, keys)?;
+            // An iterator sees a snapshot from its creation. The marker only increases, so if it is the same before
+            // and after, it is the same in all snapshots. Otherwise a flush happened in between, which is rare: retry.
             if inner.marker()? == marker {
-                return Ok(OnDisk {
+                let on_disk = flows.into_iter().map(|flows| OnDisk {
                     flows: flows.at_first(),
                     hidden: HiddenHours::default(),
                     settled: None,
-                    marker,
                 });
+                return Ok((on_disk.collect(), marker));
             }
         }
     }
 
     /// [`OnDisk::open_keys`] with the settled rows.
-    fn open_rows(inner: &Arc<Inner>, keys: &KeyRange) -> Result<OnDisk, StoreError> {
+    fn open_rows(
+        inner: &Arc<Inner>,
+        keys: &KeyRanges,
+    ) -> Result<(Vec<OnDisk>, Position), StoreError> {
         let (db, families) = (&inner.db, &inner.families);
         if inner.settled().is_none() {
             return OnDisk::open_keys(inner, keys);
@@ -234,27 +245,27 @@ impl OnDisk {
         loop {
             // The same method as for the marker, for the number of the last settlement in each family.
             let in_flows = families.in_flows(db)?;
-            let on_disk = OnDisk::open_keys(inner, keys)?;
+            let (mut on_disk, marker) = OnDisk::open_keys(inner, keys)?;
             if families.in_flows(db)? != in_flows {
                 continue;
             }
             let in_settled = families.in_settled(db)?;
-            let settled = open_iterator(inner, codec::SETTLED, keys)?;
+            let settled = open_iterators(inner, codec::SETTLED, keys)?;
             if families.in_settled(db)? != in_settled {
                 continue;
             }
-            // Between the two iterators, a tally that was copied may have been flushed and its hours settled.
-            if in_settled != in_flows && inner.marker()? != on_disk.marker {
+            // Between the iterators, a tally that was copied may have been flushed and its hours settled.
+            if in_settled != in_flows && inner.marker()? != marker {
                 continue;
             }
             let Some(hidden) = families.hidden(in_flows, in_settled) else {
                 continue;
             };
-            return Ok(OnDisk {
-                hidden: hidden.in_flows,
-                settled: Some((settled.at_first(), hidden.in_settled)),
-                ..on_disk
-            });
+            for (on_disk, settled) in on_disk.iter_mut().zip(settled) {
+                on_disk.hidden = hidden.in_flows.clone();
+                on_disk.settled = Some((settled.at_first(), hidden.in_settled.clone()));
+            }
+            return Ok((on_disk, marker));
         }
     }
 }
@@ -267,17 +278,21 @@ impl Inner {
     }
 }
 
-fn open_iterator(
+/// One iterator for each range.
+fn open_iterators(
     inner: &Arc<Inner>,
     family: &str,
-    keys: &KeyRange,
-) -> Result<OwnedIterator, StoreError> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(keys.lower.as_slice());
-    options.set_iterate_upper_bound(keys.upper.as_slice());
-    options.fill_cache(keys.fill_cache);
-    OwnedIterator::try_new(inner.clone(), |inner| {
-        let family = inner.db.cf_handle(family).ok_or(StoreError::Closed)?;
-        Ok(inner.db.raw_iterator_cf_opt(family, options))
-    })
+    keys: &KeyRanges,
+) -> Result<Vec<OwnedIterator>, StoreError> {
+    let open = |(lower, upper): &(Vec<u8>, Vec<u8>)| {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(lower.as_slice());
+        options.set_iterate_upper_bound(upper.as_slice());
+        options.fill_cache(keys.fill_cache);
+        OwnedIterator::try_new(inner.clone(), |inner| {
+            let family = inner.db.cf_handle(family).ok_or(StoreError::Closed)?;
+            Ok(inner.db.raw_iterator_cf_opt(family, options))
+        })
+    };
+    keys.bounds.iter().map(open).collect()
 }

@@ -57,6 +57,16 @@ impl ViewGrant {
         self.bytes >= bytes.min(budget.bytes_max)
     }
 
+    /// Splits off up to `bytes`.
+    pub(super) fn split_off(&mut self, bytes: usize) -> ViewGrant {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        ViewGrant {
+            inner: self.inner.clone(),
+            bytes,
+        }
+    }
+
     /// Releases all but `bytes`.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         self.release(self.bytes.saturating_sub(bytes));

@@ -1,16 +1,14 @@
 //! Daemons for tests, and small disks for their data.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
 
 use crate::support::Client;
-use crate::wait::until_daemon;
+use crate::wait::{DEADLINE, poll_for, until_daemon};
 
 /// A small disk, if the user may mount one.
 #[derive(Debug)]
@@ -62,9 +60,27 @@ pub struct Daemon {
     child: Child,
     pub address: SocketAddr,
     pub client: Client,
-    log: Arc<Mutex<String>>,
-    /// Ends when the daemon has ended and its whole log is in `log`.
-    drain: Option<JoinHandle<()>>,
+    /// A file: what it has logged can be read there at once, and it never waits for a reader.
+    log: File,
+}
+
+/// The content of a file that another process writes.
+fn read_all(file: &File) -> String {
+    let (mut content, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match file.read_at(&mut buffer, content.len() as u64).unwrap() {
+            0 => return String::from_utf8_lossy(&content).into_owned(),
+            length => content.extend_from_slice(&buffer[..length]),
+        }
+    }
+}
+
+/// The address in a whole line of the log.
+fn listens_at(log: &str) -> Option<SocketAddr> {
+    let (_, rest) = log
+        .split_once("address=")
+        .or(log.split_once("\"address\":\""))?;
+    rest.split_once([' ', '"', '\n'])?.0.parse().ok()
 }
 
 impl Daemon {
@@ -106,43 +122,26 @@ impl Daemon {
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
+        let log = tempfile::tempfile().unwrap();
         let mut child = command
             .args(arguments)
-            .stderr(Stdio::piped())
+            .stderr(log.try_clone().unwrap())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let log = Arc::new(Mutex::new(String::new()));
-        let mut address = None;
-        for line in lines.by_ref() {
-            let line = line.unwrap() + "\n";
-            log.lock().push_str(&line);
-            let found = line
-                .split_once("address=")
-                .or(line.split_once("\"address\":\""));
-            if let Some((_, rest)) = found {
-                let end = rest.find([' ', '"', '\n']).unwrap();
-                address = rest[..end].parse().ok();
-                break;
-            }
-        }
-        // Drains the pipe, so that the daemon never waits for its log to be read.
-        let drained = log.clone();
-        let drain = std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                drained.lock().push_str(&(line + "\n"));
-            }
+        let address = poll_for(DEADLINE, || {
+            let has_ended = child.try_wait().unwrap().is_some();
+            let address = listens_at(&read_all(&log));
+            (has_ended || address.is_some()).then_some(address)
         });
-        let address = address.unwrap_or_else(|| {
-            let status = child.wait();
-            panic!("it ended with {status:?}: {}", log.lock())
-        });
+        let Some(Some(address)) = address else {
+            let _it_may_have_ended = child.kill();
+            panic!("{:?}: {}", child.wait(), read_all(&log));
+        };
         Daemon {
             child,
             address,
             client: Client::new(address),
             log,
-            drain: Some(drain),
         }
     }
 
@@ -151,8 +150,9 @@ impl Daemon {
         self.child.id()
     }
 
+    /// All that it has logged so far.
     pub fn log(&self) -> String {
-        self.log.lock().clone()
+        read_all(&self.log)
     }
 
     /// Resident memory.
@@ -196,12 +196,7 @@ impl Daemon {
 
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
-        let has_ended = self.child.try_wait().unwrap().is_some();
-        if has_ended && let Some(drain) = self.drain.take() {
-            // Then the log is complete.
-            drain.join().unwrap();
-        }
-        has_ended
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Sends SIGTERM, and asserts a graceful shutdown.

@@ -256,11 +256,11 @@ impl Inner {
         if is_outdated {
             return Ok(true);
         }
-        let ranges = batch.ranges.len();
-        self.settle(batch.ranges, files.paths.clone())?;
+        self.settle(batch.ranges.clone(), files.paths.clone())?;
+        self.compaction_requests.request_dead(&batch.ranges);
         tracing::debug!(
             hours = batch.hours,
-            ranges,
+            ranges = batch.ranges.len(),
             bytes = batch.bytes,
             ms = start.elapsed().as_millis() as u64,
             "settled"

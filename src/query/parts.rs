@@ -1,0 +1,229 @@
+//! Reads the parts of a store's rows on several threads, and unites their groups or their first rows.
+
+use std::thread;
+
+use super::bounds::MemoryReservation;
+use super::group::Groups;
+use super::rank::{Page, Ranking};
+use super::{FilteredScan, QueryError};
+use flow::query::Columns;
+
+/// The groups of all parts, sorted.
+pub(super) fn group(
+    parts: &mut [FilteredScan],
+    columns: Columns,
+    memory: &MemoryReservation,
+) -> Result<Groups, QueryError> {
+    let collect = |part: &mut FilteredScan, memory| {
+        part.reset_deadline();
+        Groups::collect(columns, part, memory)
+    };
+    let mut of_parts = read(parts, memory, collect)?.into_iter();
+    let mut groups = of_parts.next().ok_or(QueryError::Cancelled)?;
+    for others in of_parts {
+        groups.unite(&others)?;
+    }
+    groups.sort();
+    Ok(groups)
+}
+
+/// The first rows of all parts by the order of `ranking`, which returns an empty ranking.
+pub(super) fn rank(
+    parts: &mut [FilteredScan],
+    memory: &MemoryReservation,
+    ranking: impl Fn(MemoryReservation) -> Ranking + Sync,
+) -> Result<Page, QueryError> {
+    let first = |part: &mut FilteredScan, memory| part.rank(ranking(memory));
+    let mut all = ranking(memory.for_same_query());
+    for page in read(parts, memory, first)? {
+        all.unite(&page)?;
+    }
+    Ok(all.finish())
+}
+
+/// Calls `work` for each part, each on a thread of its own. The first part has the calling thread.
+fn read<T: Send>(
+    parts: &mut [FilteredScan],
+    memory: &MemoryReservation,
+    work: impl Fn(&mut FilteredScan, MemoryReservation) -> Result<T, QueryError> + Sync,
+) -> Result<Vec<T>, QueryError> {
+    thread::scope(|scope| {
+        let mut own = None;
+        let mut threads = Vec::new();
+        for part in parts {
+            let memory = memory.for_same_query();
+            match own {
+                None => own = Some((part, memory)),
+                Some(_) => threads.push(scope.spawn(|| work(part, memory))),
+            }
+        }
+        let own = own.map(|(part, memory)| work(part, memory));
+        let joined = threads.into_iter().map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        own.into_iter().chain(joined).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::query::{Engine, QueryLimits, Rows, Stream, ask_parts, cursor, ranked};
+    use crate::store::{Store, StoreOptions};
+    use flow::query::{Query, text};
+    use flow::{BatchBuilder, Counters, Hour};
+
+    /// Settled rows of hours 0 to 4, then late ones and those of hour 5, of which a third is not flushed.
+    fn filled(dir: &std::path::Path) -> Store {
+        let (store, _) = Store::open(dir, StoreOptions::default()).unwrap();
+        let mut random = StdRng::seed_from_u64(1);
+        let mut commit = |flows, hours: std::ops::Range<u64>| {
+            let mut batch = BatchBuilder::with_capacity(0);
+            for _ in 0..flows {
+                let name = |number: u32| format!("a-name-that-many-share-{number}");
+                let [src, dest] = [499, 101].map(|names| name(random.random_range(0..names)));
+                let counters = Counters {
+                    tx: random.random_range(0..1000),
+                    rx: 1,
+                };
+                let hour = Hour::new(random.random_range(hours.clone())).unwrap();
+                batch.push(hour, [src.as_bytes(), dest.as_bytes(), b"v"], counters);
+            }
+            store.commit(vec![batch.finish()]).unwrap();
+        };
+        commit(30_000, 0..5);
+        store.flush().unwrap();
+        store.compact().unwrap();
+        commit(2_000, 0..6);
+        commit(20_000, 5..6);
+        store.flush().unwrap();
+        commit(10_000, 4..6);
+        store
+    }
+
+    fn read_all(mut rows: Rows) -> (Vec<String>, Option<String>, u64) {
+        let mut all = Vec::new();
+        let ended = rows.read(|row| {
+            all.push(format!("{row:?}"));
+            ControlFlow::Continue(())
+        });
+        assert!(ended.unwrap());
+        let rows_read = rows.rows_read();
+        (all, rows.next_page().map(str::to_owned), rows_read)
+    }
+
+    fn scanned(store: &Store, query: &Query, parts: usize) -> Vec<usize> {
+        let selection = crate::store::Selection::hours(query.hours);
+        let scans = store.select_parts(selection, parts).unwrap();
+        let rows = scans.into_iter().map(|mut scan| {
+            let mut rows = 0;
+            while scan.next_row().unwrap().is_some() {
+                rows += 1;
+            }
+            rows
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn several_threads_give_the_answer_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = filled(dir.path());
+        let engine = Engine::new(QueryLimits::NONE);
+        for hours in [
+            "hour=5",
+            "hour=2",
+            "from=0&to=6",
+            "from=4&to=6",
+            "from=5&to=9",
+        ] {
+            for rest in [
+                "group_by=src_app",
+                "group_by=hour",
+                "group_by=hour,dest_app",
+                "group_by=src_app,dest_app",
+                "group_by=dest_app&vpc_id=v&search=-99",
+                "group_by=dest_app&sort=bytes&limit=7",
+                "sort=bytes_tx&limit=10",
+                "sort=-bytes&limit=100&dest_app=a-name-that-many-share-7",
+            ] {
+                let mut query = text::parse_flows(&format!("{hours}&{rest}")).unwrap();
+                // The first page, and the one after it.
+                for _ in 0..2 {
+                    let cancel = CancellationToken::new;
+                    let after = cursor::sort_key(&query).unwrap();
+                    let memory = MemoryReservation::new(&engine.pool);
+                    let open = |parts| engine.open_parts(&store, &query, &after, &cancel(), parts);
+                    let one = open(1).unwrap().pop().unwrap();
+                    let stream = match crate::query::new_groups(&query, &memory) {
+                        Some(groups) => Stream::Groups(one, groups),
+                        None => Stream::Rows(one),
+                    };
+                    let rows = Rows::of_store(&query, stream);
+                    let rows = ranked(&query, after.clone(), rows, memory.for_same_query());
+                    let expected = read_all(rows.unwrap());
+                    for parts in [2, 3, 5] {
+                        let several = open(parts).unwrap();
+                        assert_eq!(several.len(), parts, "{hours}");
+                        let rows = ask_parts(&query, after.clone(), several, &memory).unwrap();
+                        assert!(read_all(rows) == expected, "{hours}&{rest} in {parts}");
+                    }
+                    query.cursor = expected.1;
+                    if query.cursor.is_none() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_are_of_similar_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = filled(dir.path());
+        for hours in ["hour=5", "hour=2", "from=0&to=6"] {
+            let query = text::parse_flows(hours).unwrap();
+            let all = scanned(&store, &query, 1)[0];
+            let rows = scanned(&store, &query, 4);
+            assert_eq!(rows.iter().sum::<usize>(), all);
+            let is_quarter = |rows: &usize| (all / 6..all * 2 / 5).contains(rows);
+            assert!(rows.iter().all(is_quarter), "{hours}: {rows:?} of {all}");
+        }
+        // Few rows are not worth a thread.
+        let few = text::parse_flows("hour=77").unwrap();
+        assert_eq!(scanned(&store, &few, 4), [0]);
+    }
+
+    #[test]
+    fn an_error_of_one_part_is_that_of_the_query() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = filled(dir.path());
+        let limits = QueryLimits {
+            memory_bytes_max: 1 << 20,
+            ..QueryLimits::NONE
+        };
+        let engine = Engine::new(limits);
+        let query = text::parse_flows("from=0&to=6&group_by=src_app,dest_app").unwrap();
+        let memory = MemoryReservation::new(&engine.pool);
+        let cancel = CancellationToken::new();
+        let parts = engine
+            .open_parts(&store, &query, &None, &cancel, 3)
+            .unwrap();
+        let rows = ask_parts(&query, None, parts, &memory);
+        assert!(matches!(rows, Err(QueryError::TooLarge { .. })), "{rows:?}");
+        let parts = engine
+            .open_parts(&store, &query, &None, &cancel, 3)
+            .unwrap();
+        cancel.cancel();
+        let rows = ask_parts(&query, None, parts, &memory);
+        assert!(matches!(rows, Err(QueryError::Cancelled)), "{rows:?}");
+    }
+}
