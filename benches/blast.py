@@ -1,39 +1,59 @@
 #!/usr/bin/env python3
-"""Loads a real flowtally with `blast.c`, which is faster than the service; `scripts/bench long` runs all of it.
+"""Loads a real flowtally with `blast.c`, which is faster than the service; `scripts/bench write` and others run it.
 
-    blast.py BIN long [NAME ...]    the workloads below, or those that are named
-    blast.py BIN short [NAME ...]   15 seconds of each
+    blast.py BIN write [NAME ...]   the workloads below that take a few minutes, or those that are named
+    blast.py BIN long [NAME ...]    those that take 20 minutes
+    blast.py BIN smoke [NAME ...]   15 seconds of each
     blast.py BIN half [NAME ...]    each at half of its own sustained rate (open loop)
+    blast.py BIN disks              `fleet` with 64 connections: durable by fsync, by the system, and with a slow fsync
+    blast.py BIN kill               `new` for 20 minutes, with a SIGKILL in the middle
+    blast.py BIN restart            a start with a billion rows in 10,000 hours
 
-Prints one figure a line, `name: value`. During each load, a reader requests `group_by=src_app` of the newest hour each
-second. CPU is user + system time of the server process per flow: until the load ended (`cpu_us`), and until everything is
-flushed and compacted (`cpu_us_settled`). `first` and `last` are the flows a second in the first and the last third. After
-each load, the totals of GET /hours must be what the service acknowledged, to the byte.
+Prints one figure a line, `name: value`: of several runs the median, and `.min` and `.max` of them. CPU is user + system
+time of the server process per flow: until the load ended (`cpu_us`), and until everything is flushed, compacted and
+settled (`cpu_us_settled`); `ratio` is the latter over the CPU that CPython's json.loads takes for such a flow in the same
+run, which compares between machines. `committer_us` is the CPU of the thread that every batch passes. `last_to_first` is
+the flows a second of the last third over those of the first. `read_growing` and `read_settled` are the CPU a row of
+`group_by=src_app` of an hour right after its last flow and once it is settled.
 
-With `--seconds FILE`, each second's flows and longest POST are written there, for a chart.
+During each load, a reader requests `group_by=src_app` of the newest hour each second. After it, the totals of GET /hours
+must be what the service acknowledged, to the byte.
+
+With `--series FILE`, each second's flows and longest POST of the first run are written there, for a chart.
 """
-import argparse, json, os, subprocess, sys, threading, time
-from load import Server, show
+import argparse, json, os, signal, subprocess, sys, threading, time
+from collections import namedtuple
+from load import Figures, Server, ask, bodies, show, yardstick
 
-# Workload, seconds, connections, flows a POST, edges, hours.
-LONG = {
-    "fleet": ("fleet", 60, 8, 1000, 100_000, 2),
-    "hot": ("fleet", 60, 8, 1000, 1_000, 1),
-    "march": ("march", 60, 8, 1000, 100_000, 1),
-    "new": ("new", 200, 8, 1000, 1, 1),
-    "new24": ("new", 200, 8, 1000, 1, 24),
-    "wide": ("wide", 200, 8, 1000, 4_000_000, 24),
-    "churn": ("churn", 1200, 8, 1000, 1, 1),
-    "new20": ("new", 1200, 8, 1000, 1, 1),
+Workload = namedtuple("Workload", "kind seconds edges hours")
+WORKLOADS = {
+    "fleet": Workload("fleet", 60, 100_000, 2),
+    "hot": Workload("fleet", 60, 1_000, 1),
+    "march": Workload("march", 60, 100_000, 1),
+    "new": Workload("new", 200, 1, 1),
+    "new24": Workload("new", 200, 1, 24),
+    "wide": Workload("wide", 200, 4_000_000, 24),
+    "churn": Workload("churn", 200, 1, 1),
 }
+LONG = {
+    "churn20": Workload("churn", 1200, 1, 1),
+    "new20": Workload("new", 1200, 1, 1),
+}
+FLOWS_A_POST = 1000
 FIRST_HOUR = 1000
+# Seconds that an hour of these lasts.
+PASSING = {"churn": 60, "march": 1}
+# An hour is settled a minute after its last flow, if there is a later one.
+SETTLE_S = 75
+SLOW_SYNC_US = 5000
 
 
-def build():
-    """Compiles the load generator next to the binaries."""
+def compiled(name, *flags):
+    """Compiles a file of this folder next to the binaries."""
     here = os.path.dirname(os.path.abspath(__file__))
-    target = os.path.join(os.environ.get("CARGO_TARGET_DIR", "/tmp"), "blast")
-    subprocess.run(["cc", "-D_GNU_SOURCE", "-O2", "-pthread", "-o", target, os.path.join(here, "blast.c"), "-lm"], check=True)
+    target = os.path.join(os.environ.get("CARGO_TARGET_DIR", "/tmp"), name)
+    source = os.path.join(here, os.path.splitext(name)[0] + ".c")
+    subprocess.run(["cc", "-D_GNU_SOURCE", "-O2", *flags, "-o", target, source, "-lm"], check=True)
     return target
 
 
@@ -58,76 +78,210 @@ class Reader(threading.Thread):
         self.join()
 
 
-def load(binary, blast, name, seconds=None, rate=0, arguments=(), series=None):
-    workload, full, connections, flows, edges, hours = LONG[name]
-    seconds = seconds or full
-    server = Server(binary, *arguments)
+def cpu_of(server, thread):
+    """Seconds of CPU of the threads of this name."""
+    seconds = 0
+    for task in os.listdir(f"/proc/{server.process.pid}/task"):
+        path = f"/proc/{server.process.pid}/task/{task}/"
+        if open(path + "comm").read().startswith(thread):
+            seconds += int(open(path + "schedstat").read().split()[0]) / 1e9
+    return seconds
+
+
+def post_one(server, hour):
+    """A flow in an hour of its own."""
+    connection = server.connect()
+    row = dict(src_app="a", dest_app="b", vpc_id="v", bytes_tx=0, bytes_rx=0, hour=hour)
+    connection.request("POST", "/flows", json.dumps([row]), {"Content-Type": "application/json"})
+    assert connection.getresponse().status == 200
+
+
+def run(a, figures, workload, seconds=None, rate=0, connections=8, series=None, reads=True):
+    """One load of a fresh server. Returns the POSTs a second."""
+    seconds = seconds or workload.seconds
+    server = Server(a.binary, *a.arguments)
     try:
         began = time.time()
-        passing = {"churn": 60, "march": 1}.get(workload)
-        newest = {"fleet": hours - 1}.get(workload, 0)
-        reader = Reader(server, lambda: FIRST_HOUR + (int((time.time() - began) / passing) if passing else newest))
+        passing = PASSING.get(workload.kind)
+        first_newest = FIRST_HOUR + (workload.hours - 1 if workload.kind == "fleet" else 0)
+        newest = lambda: first_newest + (int((time.time() - began) / passing) if passing else 0)
+        reader = Reader(server, newest) if reads else None
         cpu = server.cpu()
-        port = server.host.rsplit(":", 1)[1]
-        out = subprocess.run([blast, port, workload, str(seconds), str(connections), str(flows), str(edges), str(hours),
-                              str(rate), str(FIRST_HOUR), "-v"], check=True, capture_output=True, text=True).stdout
-        run = server.cpu() - cpu
-        reader.end()
-        figures = dict(line.split(": ") for line in out.splitlines() if not line.startswith("second "))
+        command = [a.blast, server.host.rsplit(":", 1)[1], workload.kind, seconds, connections, FLOWS_A_POST, workload.edges,
+                   workload.hours, rate, FIRST_HOUR, "-v"]
+        out = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
+        loaded, committer = server.cpu() - cpu, cpu_of(server, "committer")
+        if reader:
+            reader.end()
+        said = dict(line.split(": ") for line in out.splitlines() if not line.startswith("second "))
         per_second = [line.split() for line in out.splitlines() if line.startswith("second ")]
-        acked = int(figures["acked_flows"])
+        acked, lost = int(said["acked_flows"]), int(said["refused"]) + int(said["broken"])
         totals = json.loads(server.get("/hours")[1])
         got = [sum(hour[key] for hour in totals) for key in ("flows", "bytes_tx", "bytes_rx")]
-        want = [int(figures[key]) for key in ("acked_flows", "acked_tx", "acked_rx")]
-        lost = figures["refused"], figures["broken"]
-        if got != want and lost == ("0", "0") or got[0] < want[0]:
-            sys.exit(f"NOT CONSERVED: {name}: acknowledged {want}, GET /hours has {got}")
-        # An hour is settled a minute after its last flow.
-        server.settle(75)
+        want = [int(said[key]) for key in ("acked_flows", "acked_tx", "acked_rx")]
+        if got != want and not lost or got[0] < want[0]:
+            sys.exit(f"NOT CONSERVED: {workload}: acknowledged {want}, GET /hours has {got}")
+        server.settle(SETTLE_S if len(totals) > 1 else 11)
         settled = server.cpu() - cpu
-        per = [int(words[2]) for words in per_second][:seconds]
-        third = max(1, len(per) // 3)
-        label = f"blast.{name}" + (".half" if rate else "")
-        show(f"{label}.flows_per_s", float(figures["flows_per_s"]))
-        show(f"{label}.first", sum(per[:third]) / third)
-        show(f"{label}.last", sum(per[-third:]) / third)
+        flows = [int(words[2]) for words in per_second][:seconds]
+        third = max(1, len(flows) // 3)
+        figures.add("flows_per_s", float(said["flows_per_s"]))
+        figures.add("last_to_first", sum(flows[-third:]) / max(1, sum(flows[:third])))
+        if seconds > 4 * 60:
+            minutes = [sum(flows[i:i + 60]) for i in range(0, len(flows) - 59, 60)]
+            figures.add("least_minute_to_third", min(minutes[2:]) / minutes[2])
+            figures.add("most_minute_to_third", max(minutes[2:]) / minutes[2])
+            figures.add("last_minute_flows_per_s", minutes[-1] / 60)
         for key in ("p50_ms", "p99_ms", "p999_ms", "longest_ms"):
-            show(f"{label}.{key}", float(figures[key]))
-        show(f"{label}.refused", int(figures["refused"]) + int(figures["broken"]))
-        show(f"{label}.cpu_us", run * 1e6 / acked)
-        show(f"{label}.cpu_us_settled", settled * 1e6 / acked)
-        show(f"{label}.memory_mib", server.memory("VmHWM"))
-        show(f"{label}.disk_bytes_a_flow", server.disk() / acked)
-        if reader.ms:
-            show(f"{label}.read_ms", sorted(reader.ms)[len(reader.ms) // 2])
-            show(f"{label}.read_longest_ms", max(reader.ms))
-        show(f"{label}.reads_refused", len(reader.failed))
-        show(f"{label}.conserved", 1)
+            figures.add(key, float(said[key]))
+        figures.add("refused", lost)
+        figures.add("cpu_us", loaded * 1e6 / acked)
+        figures.add("cpu_us_settled", settled * 1e6 / acked)
+        figures.add("committer_us", committer * 1e6 / acked)
+        figures.add("ratio", settled * 1e6 / acked / yardstick(a.parts))
+        figures.add("memory_mib", server.memory("VmHWM"))
+        figures.add("disk_bytes_a_flow", server.disk() / acked)
+        if reader and reader.ms:
+            figures.add("read_ms", sorted(reader.ms)[len(reader.ms) // 2])
+            figures.add("read_longest_ms", max(reader.ms))
+            figures.add("reads_refused", len(reader.failed))
+        figures.add("conserved", 1)
         if series:
-            with open(series, "a") as file:
-                for words in per_second:
-                    file.write(f"{label} {words[1].rstrip(':')} {words[2]} {words[5]}\n")
-        return float(figures["flows_per_s"]) / flows
+            with open(series, "w") as file:
+                file.writelines(f"{words[1].rstrip(':')} {words[2]} {words[5]}\n" for words in per_second)
+        return float(said["flows_per_s"]) / FLOWS_A_POST
+    finally:
+        server.close()
+
+
+def read(a, figures):
+    """CPU a row of an hour of `wide` while it is in many runs, and when it is settled."""
+    server = Server(a.binary, *a.arguments)
+    try:
+        wide = WORKLOADS["wide"]
+        load(a, server, wide, a.seconds or 60).communicate()
+        query = f"hour={FIRST_HOUR}&group_by=src_app"
+        cpu, rows, ms, _ = ask(server, query, 1)
+        figures.add("growing_us_a_row", cpu / rows)
+        growing = cpu / rows
+        post_one(server, FIRST_HOUR + wide.hours)
+        server.settle(SETTLE_S)
+        cpu, rows, ms, _ = ask(server, query, 3)
+        figures.add("settled_us_a_row", cpu / rows)
+        figures.add("growing_to_settled", growing / (cpu / rows))
+    finally:
+        server.close()
+
+
+def disks(a):
+    """The same load on this disk, without syncs, and on a disk whose fsync takes 5 ms."""
+    fleet = WORKLOADS["fleet"]
+    slow = {"LD_PRELOAD": compiled("slowsync.so", "-shared", "-fPIC"), "SLOWSYNC_US": str(SLOW_SYNC_US)}
+    variants = {"fsync": ((), {}), "os": (("--durability", "os"), {}), "slow": ((), slow)}
+    figures = {name: Figures(f"blast.disk.{name}") for name in variants}
+    for _ in range(a.runs):
+        for name, (arguments, environment) in variants.items():
+            os.environ.update(environment)
+            try:
+                run(argparse.Namespace(**{**vars(a), "arguments": arguments}), figures[name], fleet, 20, connections=64, reads=False)
+            finally:
+                for variable in environment:
+                    del os.environ[variable]
+        for name in ("os", "slow"):
+            for key in ("flows_per_s", "cpu_us"):
+                figures[name].add(f"{key}_to_fsync", figures[name].last(key) / figures["fsync"].last(key))
+    for each in figures.values():
+        each.show()
+
+
+def load(a, server, workload, seconds, first_hour=FIRST_HOUR):
+    """Starts the load generator; its output is read from the process."""
+    command = [a.blast, server.host.rsplit(":", 1)[1], workload.kind, seconds, 8, FLOWS_A_POST, workload.edges,
+               workload.hours, 0, first_hour]
+    return subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+
+
+def kill(a):
+    """All that was acknowledged before and after the kill is there; of each connection, one POST may be there as well."""
+    figures = Figures("blast.kill")
+    server = Server(a.binary, *a.arguments)
+    try:
+        loading = load(a, server, LONG["new20"], a.seconds or 1200)
+        time.sleep((a.seconds or 1200) / 2)
+        server.stop(signal.SIGKILL)
+        server.start()
+        figures.add("ready_s", server.ready_s)
+        said = dict(line.split(": ") for line in loading.communicate()[0].splitlines())
+        acked = int(said["acked_flows"])
+        got = sum(hour["flows"] for hour in json.loads(server.get("/hours")[1]))
+        if not acked <= got <= acked + 8 * FLOWS_A_POST:
+            sys.exit(f"NOT CONSERVED: acknowledged {acked}, GET /hours has {got}")
+        figures.add("acknowledged_flows", acked)
+        figures.add("flows_of_unanswered_posts", got - acked)
+        server.stop()
+        check = subprocess.run([server.binary, "verify", "--data-dir", server.dir])
+        figures.add("verified", int(check.returncode == 0))
+        figures.show()
+    finally:
+        server.close()
+
+
+def restart(a):
+    # A minute of new keys in 850 hours each, 85,000,000 to 100,000,000 rows on two cores.
+    minute = Workload("new", 60, 1, 850)
+    figures = Figures("blast.restart")
+    server = Server(a.binary, *a.arguments)
+    try:
+        stored, hour = 0, FIRST_HOUR
+        while stored < a.rows:
+            said = dict(line.split(": ") for line in load(a, server, minute, minute.seconds, hour).communicate()[0].splitlines())
+            stored, hour = stored + int(said["acked_flows"]), hour + minute.hours
+            print("#", stored, "rows", file=sys.stderr, flush=True)
+        post_one(server, hour)
+        server.settle(SETTLE_S)
+        figures.add("rows", stored)
+        figures.add("hours", len(json.loads(server.get("/hours")[1])))
+        figures.add("disk_bytes", server.disk())
+        for _ in range(5):
+            server.stop(signal.SIGKILL)
+            server.start()
+            figures.add("ready_s", server.ready_s)
+        figures.show()
     finally:
         server.close()
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
-    parser.add_argument("part", choices=("short", "long", "half"))
-    parser.add_argument("names", nargs="*", help=", ".join(LONG))
-    parser.add_argument("--seconds")
+    parser.add_argument("part", choices=("smoke", "write", "long", "half", "disks", "kill", "restart"))
+    parser.add_argument("names", nargs="*", help=", ".join([*WORKLOADS, *LONG, "read"]))
+    parser.add_argument("--runs", type=int)
+    parser.add_argument("--seconds", type=int, help="of each load")
+    parser.add_argument("--rows", type=int, default=1_000_000_000, help="of `restart`")
+    parser.add_argument("--series")
     parser.add_argument("--memory-max", help="as of `flowtally serve`")
     a = parser.parse_args()
-    blast = build()
-    arguments = ("--memory-max", a.memory_max) if a.memory_max else ()
-    for name in a.names or LONG:
-        if a.part == "half":
-            rate = load(a.binary, blast, name, 30, 0, arguments)
-            load(a.binary, blast, name, 60, rate / 2, arguments)
-        else:
-            load(a.binary, blast, name, 15 if a.part == "short" else None, 0, arguments, a.seconds)
+    a.runs = a.runs or {"smoke": 1, "long": 2, "half": 1}.get(a.part, 5)
+    a.blast = compiled("blast", "-pthread")
+    a.arguments = ("--memory-max", a.memory_max) if a.memory_max else ()
+    a.parts = bodies("fleet", 200_000, "yardstick")
+    print("# runs", a.runs, flush=True)
+    if part := {"disks": disks, "kill": kill, "restart": restart}.get(a.part):
+        return part(a)
+    known = LONG if a.part == "long" else WORKLOADS
+    for name in a.names or [*known, *(["read"] if a.part == "write" else [])]:
+        figures = Figures(f"blast.{name}" + (".half" if a.part == "half" else ""))
+        for number in range(a.runs):
+            if name == "read":
+                read(a, figures)
+            elif a.part == "half":
+                rate = run(a, Figures(""), known[name], 30)
+                run(a, figures, known[name], 60, rate / 2)
+            else:
+                seconds = a.seconds or (15 if a.part == "smoke" else None)
+                run(a, figures, known[name], seconds, series=a.series if number == 0 and name == "new" else None)
+        figures.show()
 
 
 if __name__ == "__main__":

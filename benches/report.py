@@ -1,32 +1,85 @@
 #!/usr/bin/env python3
-"""Turns the figures of load.py into RESULTS.md: report.py FIGURES RESULTS.md
+"""Keeps the figures of the benches, and turns them into RESULTS.md:
 
-Where a figure is there twice, the later one counts: a part that was measured again can be added at the end.
+    report.py add FIGURES PART NEW   puts the lines of the file NEW into FIGURES, in place of those of this part
+    report.py show FIGURES RESULTS.md
 
 A figure is a line `name: value`; the tables below say what each one is and what it should be. A figure that
-misses its target says so.
+misses its target says so. In FIGURES, each part begins with a line that says when and by which commit it was measured.
 """
-import datetime, platform, subprocess, sys
+import datetime, platform, re, subprocess, sys
+
+# Columns: what, figure, target (negative: at least; None: for information).
+WRITING = [
+    ("flows/s", "flows_per_s", {"churn": -1_100_000, "new": -900_000, "new24": -900_000, "wide": -900_000, "churn20": -1_100_000}),
+    ("last third to first", "last_to_first", {"new": -0.75, "new24": -0.75, "wide": -0.75}),
+    ("p99.9, ms", "p999_ms", {"churn": 100, "new": 100, "new24": 100, "wide": 100, "churn20": 100}),
+    ("longest POST, ms", "longest_ms", {"churn": 500, "new": 500, "new24": 500, "wide": 500, "churn20": 500, "new20": 1000}),
+    ("refused", "refused", {}),
+    ("CPU µs a flow", "cpu_us", {}),
+    ("until all is settled", "cpu_us_settled",
+     {"fleet": 0.16, "hot": 0.16, "churn": 1.3, "new": 1.3, "new24": 1.3, "wide": 1.3, "churn20": 1.3, "new20": 1.8}),
+    ("as a ratio to `json.loads`", "ratio", {}),
+    ("committer, µs", "committer_us", {"fleet": 0.04, "hot": 0.04}),
+    ("memory, MiB", "memory_mib", dict.fromkeys(("fleet", "hot", "march", "new", "new24", "wide", "churn", "churn20", "new20"), 512)),
+    ("disk bytes a flow", "disk_bytes_a_flow", {}),
+]
+WORKLOADS = {
+    "fleet": "100,000 edges, Zipf-like, in two hours",
+    "hot": "1,000 edges in one hour",
+    "march": "`fleet`, and an hour passes each second",
+    "new": "every flow a new key, in one hour, for 200 s",
+    "new24": "the same in 24 hours",
+    "wide": "4,000,000 edges in each of 24 hours, for 200 s",
+    "churn": "every flow a new key, and an hour passes each minute, for 200 s",
+    "churn20": "the same for 20 minutes",
+    "new20": "`new` for 20 minutes",
+}
+HALF = [
+    ("flows/s", "flows_per_s", {}),
+    ("p50, ms", "p50_ms", {}),
+    ("p99.9, ms", "p999_ms", dict.fromkeys(WORKLOADS, 25)),
+    ("longest POST, ms", "longest_ms", dict.fromkeys(WORKLOADS, 150)),
+    ("CPU µs a flow", "cpu_us", {}),
+]
+DISKS = [
+    ("flows/s", "flows_per_s", {}),
+    ("to that with fsync", "flows_per_s_to_fsync", {"slow": -0.9}),
+    ("CPU µs a flow", "cpu_us", {}),
+    ("to that with fsync", "cpu_us_to_fsync", {}),
+    ("p50, ms", "p50_ms", {}),
+    ("p99.9, ms", "p999_ms", {}),
+]
 
 # Row: what, figure, target (None: for information).
 TABLES = {
-    "Writing": [
-        ("`fleet`: CPU ratio", "fleet.ratio", 0.60),
-        ("`hot`: CPU ratio", "hot.ratio", 0.55),
-        ("`long` (300-byte flows): CPU ratio", "long.ratio", 0.70),
-        ("`wide` (nearly all keys new): CPU ratio", "wide.ratio", 2.2),
-        ("`fleet`, 60,000,000 flows, over several flushes: CPU ratio", "fleet_over_flushes.ratio", 0.60),
-        ("`fleet`: CPU µs a flow", "fleet.cpu_us_per_flow", None),
-        ("`hot`: CPU µs a flow", "hot.cpu_us_per_flow", None),
-        ("`long`: CPU µs a flow", "long.cpu_us_per_flow", None),
-        ("`wide`: CPU µs a flow", "wide.cpu_us_per_flow", None),
-        ("`fleet`: flows a second", "fleet.flows_per_s", None),
-        ("`wide`: flows a second", "wide.flows_per_s", None),
-        ("`fleet`: POST p99, saturated, ms", "fleet.post_p99_ms", None),
-        ("`wide`: disk after compaction, bytes a key", "wide.disk_bytes_per_key", 22),
+    "Writing for 20 minutes": [
+        (f"`{name}`: {what}", f"blast.{name}.{figure}", target)
+        for name in ("churn20", "new20")
+        for what, figure, target in (
+            ("least minute from the third on, to the third", "least_minute_to_third", -0.85 if name == "churn20" else None),
+            ("most", "most_minute_to_third", 1.15 if name == "churn20" else None),
+            ("last minute, flows/s", "last_minute_flows_per_s", -500_000 if name == "new20" else None),
+        )
     ],
-    "Memory, most, MiB": [
-        (f"`{kind}`", f"{kind}.memory_mib_most", 512) for kind in ("fleet", "hot", "long", "wide")
+    "Starts": [
+        ("20 minutes of `new`, SIGKILL after ten: ready after, s", "blast.kill.ready_s", 5),
+        ("the same: acknowledged flows", "blast.kill.acknowledged_flows", None),
+        ("the same: flows of POSTs that got no answer, and were counted", "blast.kill.flows_of_unanswered_posts", 8000),
+        ("the same: `flowtally verify` finds no fault", "blast.kill.verified", -1),
+        ("rows stored", "blast.restart.rows", None),
+        ("in hours", "blast.restart.hours", None),
+        ("in bytes on disk", "blast.restart.disk_bytes", None),
+        ("start after SIGKILL: ready after, s", "blast.restart.ready_s", 2),
+    ],
+    "Questions while flows come in: `group_by=src_app` of the newest hour, each second": [
+        (f"`{name}`: {what}", f"blast.{name}.{figure}", None)
+        for name in ("fleet", "wide", "new", "churn")
+        for what, figure in (("median, ms", "read_ms"), ("longest, ms", "read_longest_ms"), ("refused", "reads_refused"))
+    ] + [
+        ("hour of `wide` right after its last flow: CPU µs a row", "blast.read.growing_us_a_row", None),
+        ("the same, settled", "blast.read.settled_us_a_row", None),
+        ("the first to the second", "blast.read.growing_to_settled", 1.5),
     ],
     "Reading: CPU µs a row": [
         (f"`{kind}`, {what}", f"reads.{kind}.{name}", target)
@@ -44,6 +97,8 @@ TABLES = {
     "Reading: large hours, and beside ingest": [
         ("5,000,000 rows, right after the last POST: first byte, ms", "reads.5m_rows.after_last_post_first_byte_ms", 50),
         ("5,000,000 rows, flushed: first byte, ms", "reads.5m_rows.flushed_first_byte_ms", 50),
+        ("5,000,000 rows, right after the last POST: all of it, ms", "reads.5m_rows.after_last_post_ms", None),
+        ("5,000,000 rows, flushed: all of it, ms", "reads.5m_rows.flushed_ms", None),
         ("5,000,000 rows, right after the last POST: growth, MiB", "reads.5m_rows.after_last_post_growth_mib", 64),
         ("5,000,000 rows, flushed: growth of a fresh process, MiB", "reads.5m_rows.flushed_growth_mib", 64),
         ("100,000 rows read every second: ingest slower by, %", "reads.beside_ingest.slower_percent", 5),
@@ -71,9 +126,6 @@ TABLES = {
         ("one write and fsync on this disk, ms", "latency.fsync_ms", None),
         ("one POST of 1,000 flows alone: p50, ms", "latency.post_alone_p50_ms", None),
         ("the same, above an fsync, ms", "latency.post_alone_more_than_an_fsync_ms", 2),
-        ("half of the rate that the driver reaches, flows a second", "latency.half_rate_flows_per_s", None),
-        ("POST at that rate: p99, ms", "latency.post_at_half_rate_p99_ms", 50),
-        ("POST at that rate: longest of all runs, ms", "latency.post_at_half_rate_most_ms.max", 250),
     ],
     "Flat for ever": [
         ("20 rounds of 3,000,000 flows, a new hour each: CPU a flow, last 5 to first 5, %", "flat.cpu_ratio_change_percent", 10),
@@ -134,6 +186,19 @@ def number(value):
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def goal(value, target):
+    """The target of a figure, and whether it is missed."""
+    if target is None:
+        return ""
+    missed = value < -target if target < 0 else value > target
+    return f"{'≥' if target < 0 else '≤'} {number(abs(target))}" + (", **missed**" if missed else "")
+
+
+def spread(name, figures):
+    least, most = figures.get(name + ".min"), figures.get(name + ".max")
+    return f"{number(least)} – {number(most)}" if least is not None and least != most else ""
+
+
 def table(title, figures):
     out = [f"## {title}", "", "| what | figure | least – most | target |", "|---|---|---|---|"]
     for what, name, target in TABLES[title]:
@@ -141,43 +206,82 @@ def table(title, figures):
             out.append(f"| {what} | not measured | | |")
             continue
         value = figures[name]
-        spread = f"{number(figures[name + '.min'])} – {number(figures[name + '.max'])}" if name + ".min" in figures else ""
-        if target is None:
-            goal = ""
-        elif target < 0:
-            goal = f"≥ {number(-target)}" + ("" if value >= -target else ", **missed**")
-        else:
-            goal = f"≤ {number(target)}" + ("" if value <= target else ", **missed**")
-        out.append(f"| {what} | {number(value)} | {spread} | {goal} |")
+        out.append(f"| {what} | {number(value)} | {spread(name, figures)} | {goal(value, target)} |")
     return [*out, ""]
 
 
-def main():
-    figures, runs, commits = {}, "?", []
-    for line in open(sys.argv[1]):
-        if line.startswith("# runs "):
-            runs = line.split()[2]
-        if line.startswith("# commit "):
-            commits.append("%s (%s)" % tuple(line.split()[2:4]))
-        name, _, value = line.partition(": ")
-        if not line.startswith("#"):
-            figures[name] = float(value)
+def wide_table(title, rows, columns, name_of, figures):
+    """A row for each workload; below a figure, its range and its target."""
+    out = [f"## {title}", "", "| | " + " | ".join(what for what, *_ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for row, what in rows.items():
+        cells = []
+        for _, figure, targets in columns:
+            name = name_of(row, figure)
+            if name not in figures:
+                cells.append("–")
+                continue
+            below = [spread(name, figures), goal(figures[name], targets.get(row))]
+            cells.append("<br>".join([number(figures[name]), *(f"<sub>{text}</sub>" for text in below if text)]))
+        out.append(f"| {what} | " + " | ".join(cells) + " |")
+    return [*out, ""]
+
+
+def parts_of(path):
+    """The lines of each part, with its heading."""
+    parts = {}
+    try:
+        lines = open(path).read().splitlines()
+    except FileNotFoundError:
+        return parts
+    for line in lines:
+        if heading := re.match(r"# part (\w+): ", line):
+            part = parts.setdefault(heading[1], [])
+        part.append(line)
+    return parts
+
+
+def add(path, part, new):
+    lines = open(new).read().splitlines()
+    runs = next((line.split()[2] for line in lines if line.startswith("# runs ")), "1")
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     cpu = next((l.split(": ")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
     cores = subprocess.run(["nproc"], capture_output=True, text=True).stdout.strip()
+    heading = (f"# part {part}: {datetime.date.today()}, commit {commit}, {runs} runs, {cpu}, {cores} cores,"
+               f" Linux {platform.release().split('-')[0]}")
+    parts = parts_of(path)
+    parts[part] = [heading, *(line for line in lines if not line.startswith("#"))]
+    open(path, "w").write("\n".join(line for lines in parts.values() for line in lines) + "\n")
+
+
+def show(path, results):
+    parts = parts_of(path)
+    figures = {}
+    for lines in parts.values():
+        for line in lines[1:]:
+            name, _, value = line.partition(": ")
+            figures[name] = float(value)
     out = [
         "# Results", "",
-        "Written by `scripts/bench`; do not edit. `benches/load.py` and `benches/cluster.py` say how each figure is measured.", "",
-        f"- Commit {', then '.join(commits)}; {datetime.date.today()}, {cpu}, {cores} cores, Linux {platform.release().split('-')[0]}; release build, default settings"
-        " (every POST synced to disk), 8 connections, 1,000 flows a POST.",
-        f"- Medians of {runs} runs with their least and most, where a range is given; single runs elsewhere. The driver"
-        " runs on the same cores and is at its limit before the server is: flows a second are a lower bound.",
+        "Written by `scripts/bench record`; do not edit. The scripts in `benches` say how each figure is measured.", "",
+        "- Release build, default settings (every POST synced to disk), 8 connections, 1,000 flows a POST. The load generator"
+        " runs on the same cores.",
+        "- Figures are medians of several runs, with the least and the most.",
         "- A ratio is server CPU per flow, flushes and compaction included, over the CPU of CPython's `json.loads`"
-        " for the same bodies in the same run; it compares between machines.", "",
+        " for such flows in the same run; it compares between machines.", "",
+        "| part | measured |", "|---|---|",
+        *("| `%s` | %s |" % tuple(re.match(r"# part (\w+): (.*)", lines[0]).groups()) for lines in parts.values()), "",
     ]
+    name_of = lambda workload, figure: f"blast.{workload}.{figure}"
+    what = {name: f"`{name}`: {what}" for name, what in WORKLOADS.items()}
+    out += wide_table("Writing", what, WRITING, name_of, figures)
+    half = {name: f"`{name}`" for name in WORKLOADS if name_of(f"{name}.half", "p999_ms") in figures}
+    out += wide_table("Writing at half of each workload's rate", half, HALF, lambda w, f: name_of(f"{w}.half", f), figures)
+    disks = {"fsync": "this disk", "os": "`--durability os`", "slow": "a disk whose fsync takes 5 ms longer"}
+    out += wide_table("`fleet` over 64 connections", disks, DISKS, lambda w, f: name_of(f"disk.{w}", f), figures)
     for title in TABLES:
         out += table(title, figures)
-    open(sys.argv[2], "w").write("\n".join(out))
+    open(results, "w").write("\n".join(out))
 
 
 if __name__ == "__main__":
-    main()
+    {"add": add, "show": show}[sys.argv[1]](*sys.argv[2:])
