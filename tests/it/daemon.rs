@@ -1,11 +1,13 @@
 //! Daemons for tests, and small disks for their data.
 
-use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::support::Client;
 use crate::wait::{DEADLINE, poll_for, until_daemon};
@@ -60,17 +62,47 @@ pub struct Daemon {
     child: Child,
     pub address: SocketAddr,
     pub client: Client,
-    /// A file: what it has logged can be read there at once, and it never waits for a reader.
-    log: File,
+    log: Log,
 }
 
-/// The content of a file that another process writes.
-fn read_all(file: &File) -> String {
-    let (mut content, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
-    loop {
-        match file.read_at(&mut buffer, content.len() as u64).unwrap() {
-            0 => return String::from_utf8_lossy(&content).into_owned(),
-            length => content.extend_from_slice(&buffer[..length]),
+/// What a process has written into a pipe. A thread drains it, so that the process never waits for a reader. It is not a
+/// file, to which the limits of the process would apply.
+#[derive(Debug)]
+struct Log {
+    pipe: Arc<ChildStderr>,
+    text: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Log {
+    fn new(pipe: ChildStderr) -> Log {
+        let (pipe, text) = (Arc::new(pipe), Arc::default());
+        let log = Log { pipe, text };
+        let (pipe, text) = (log.pipe.clone(), log.text.clone());
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            loop {
+                let mut input = [PollFd::new(&*pipe, PollFlags::IN)];
+                poll(&mut input, None).unwrap();
+                // With the lock: what is not in the pipe is in the text.
+                let mut text = text.lock();
+                match rustix::io::read(&*pipe, &mut buffer).unwrap() {
+                    0 => return,
+                    length => text.extend_from_slice(&buffer[..length]),
+                }
+            }
+        });
+        log
+    }
+
+    /// All that was written before the call.
+    fn read(&self) -> String {
+        loop {
+            let text = self.text.lock();
+            if rustix::io::ioctl_fionread(&*self.pipe).unwrap() == 0 {
+                return String::from_utf8_lossy(&text).into_owned();
+            }
+            drop(text);
+            std::thread::yield_now();
         }
     }
 }
@@ -122,20 +154,20 @@ impl Daemon {
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
-        let log = tempfile::tempfile().unwrap();
         let mut child = command
             .args(arguments)
-            .stderr(log.try_clone().unwrap())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let log = Log::new(child.stderr.take().unwrap());
         let address = poll_for(DEADLINE, || {
             let has_ended = child.try_wait().unwrap().is_some();
-            let address = listens_at(&read_all(&log));
+            let address = listens_at(&log.read());
             (has_ended || address.is_some()).then_some(address)
         });
         let Some(Some(address)) = address else {
             let _it_may_have_ended = child.kill();
-            panic!("{:?}: {}", child.wait(), read_all(&log));
+            panic!("{:?}: {}", child.wait(), log.read());
         };
         Daemon {
             child,
@@ -152,7 +184,7 @@ impl Daemon {
 
     /// All that it has logged so far.
     pub fn log(&self) -> String {
-        read_all(&self.log)
+        self.log.read()
     }
 
     /// Resident memory.
