@@ -16,6 +16,8 @@ mod checkpoint;
 pub mod codec;
 mod commit;
 mod compact;
+#[cfg(test)]
+mod crash_copy;
 mod cuts;
 mod dedupe;
 mod dir;

@@ -239,9 +239,18 @@ impl Daemon {
     }
 }
 
+/// Lines of the log that a failed test prints.
+const LINES_OF_A_FAILURE: usize = 60;
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ended = self.child.kill();
         let _ended = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LINES_OF_A_FAILURE)..];
+            println!("the log of {} ends:\n{}", self.address, last.join("\n"));
+        }
     }
 }

@@ -377,10 +377,7 @@ fn a_sender_does_not_notice_a_dead_node() {
     let [mut dies, ends, stays] = daemons;
     let taken = || front.log().matches("\"POST /flows").count();
     until("some batches are taken", || taken() > 20);
-    let downs = || front.log().matches("Server nodes/node-1 is DOWN").count();
-    let before = downs();
     dies.kill();
-    until("HAProxy to notice it", || downs() > before);
     let before = taken();
     until("some more are taken", || taken() > before + 20);
     // Nor does it notice a graceful shutdown.

@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::store::{Recovery, Selection, Step, StepHook, Store, verify};
+use crate::store::crash_copy::CrashCopier;
+use crate::store::{Recovery, Selection, Step, Store, verify};
 use flow::{BatchBuilder, Counters};
 
 type Rows = BTreeMap<(Hour, Vec<u8>), (u64, u64)>;
@@ -33,42 +34,6 @@ fn commit(store: &Store, flows: &[(u32, String, u64)]) {
         batch.push(hour(*of), [name.as_bytes(), b"d", b"v"], counters);
     }
     store.commit(vec![batch.finish()]).unwrap();
-}
-
-/// Copies a directory. A background compaction may delete a file meanwhile: it then copies all of it again.
-fn copy_dir(from: &Path, to: &Path) {
-    while try_copy_dir(from, to).is_err() {
-        std::fs::remove_dir_all(to).unwrap();
-    }
-}
-
-fn try_copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
-            true => try_copy_dir(&entry.path(), &target)?,
-            false => drop(std::fs::copy(entry.path(), target)?),
-        }
-    }
-    Ok(())
-}
-
-/// Copies the data directory when a step is reached: what a kill at this moment leaves.
-#[derive(Clone, Default)]
-struct Killer(Arc<Mutex<Option<(Step, PathBuf, PathBuf)>>>);
-
-impl Killer {
-    fn hook(&self) -> StepHook {
-        let armed = self.0.clone();
-        Arc::new(move |step| {
-            let mut armed = armed.lock();
-            if let Some((_, from, to)) = armed.take_if(|(at, ..)| *at == step) {
-                copy_dir(&from, &to);
-            }
-        })
-    }
 }
 
 /// Opens what a kill left, read-only and for writing. All must be there, or all but the hour that was being dropped.
@@ -99,10 +64,10 @@ fn rows_are_the_same_whatever_is_settled() {
     let mut random = StdRng::seed_from_u64(seed);
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("db");
-    let killer = Killer::default();
+    let copier = CrashCopier::default();
     let options = StoreOptions {
         cold_after: Duration::from_secs(3600),
-        on_step: Some(killer.hook()),
+        on_step: Some(copier.hook()),
         ..StoreOptions::default()
     };
     let open = || Store::open(&dir, options.clone()).unwrap().0;
@@ -119,7 +84,7 @@ fn rows_are_the_same_whatever_is_settled() {
         ];
         let step = steps[random.random_range(0..steps.len())];
         let to = temp.path().join(format!("copy-{number}"));
-        *killer.0.lock() = Some((step, dir.clone(), to.clone()));
+        copier.arm(step, &dir, &to);
         let before = model.clone();
         match random.random_range(0..10) {
             0 => {

@@ -1,0 +1,71 @@
+//! For tests: copies of a data directory at the steps of a running store, as a kill would leave it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Step, StepHook};
+
+/// Copies a data directory when a step is reached.
+#[derive(Clone, Default)]
+pub(super) struct CrashCopier(Arc<Mutex<Option<(Step, PathBuf, PathBuf)>>>);
+
+impl CrashCopier {
+    /// For `StoreOptions::on_step`.
+    pub(super) fn hook(&self) -> StepHook {
+        let armed = self.0.clone();
+        Arc::new(move |step| {
+            let mut armed = armed.lock();
+            if let Some((_, from, to)) = armed.take_if(|(at, ..)| *at == step) {
+                copy_dir(&from, &to);
+            }
+        })
+    }
+
+    /// When `step` is reached next, copies `from` to `to`.
+    pub(super) fn arm(&self, step: Step, from: &Path, to: &Path) {
+        *self.0.lock() = Some((step, from.to_owned(), to.to_owned()));
+    }
+}
+
+/// Copies a directory as of one moment: if a background compaction changes it meanwhile, all of it is copied again.
+fn copy_dir(from: &Path, to: &Path) {
+    loop {
+        let before = lengths(from);
+        let copied = try_copy_dir(from, to);
+        if copied.is_ok()
+            && before.is_ok_and(|before| lengths(from).is_ok_and(|after| after == before))
+        {
+            return;
+        }
+        std::fs::remove_dir_all(to).unwrap();
+    }
+}
+
+/// The lengths of all files.
+fn lengths(dir: &Path) -> std::io::Result<BTreeMap<PathBuf, u64>> {
+    let mut lengths = BTreeMap::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => lengths.extend(self::lengths(&entry.path())?),
+            false => drop(lengths.insert(entry.path(), entry.metadata()?.len())),
+        }
+    }
+    Ok(lengths)
+}
+
+fn try_copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => try_copy_dir(&entry.path(), &target)?,
+            false => drop(std::fs::copy(entry.path(), target)?),
+        }
+    }
+    Ok(())
+}
