@@ -121,8 +121,10 @@ impl MemoryReservation {
 
 impl Drop for MemoryReservation {
     fn drop(&mut self) {
-        *self.pool.bytes_reserved.lock() -= self.bytes;
+        let mut reserved = self.pool.bytes_reserved.lock();
+        *reserved -= self.bytes;
         self.of_query.fetch_sub(self.bytes, Ordering::Relaxed);
+        drop(reserved);
         self.pool.released.notify_all();
     }
 }

@@ -40,6 +40,11 @@ pub(super) fn leading(columns: Columns, is_one_hour: bool) -> usize {
     (0..4).take_while(together).count()
 }
 
+/// Whether many groups can be open at a time, because a query omits a column and selects a later one.
+pub(super) fn needs_table(columns: Columns, is_one_hour: bool) -> bool {
+    (leading(columns, is_one_hour)..4).any(|at| columns.has_at(at))
+}
+
 impl Groups {
     /// Groups rows of one hour or of several by `columns`.
     pub(super) fn new(columns: Columns, is_one_hour: bool, memory: MemoryReservation) -> Groups {
@@ -137,7 +142,7 @@ impl Groups {
         Some((&self.key, counters))
     }
 
-    /// Whether many groups can be open at a time, because the query omits a column and selects a later one.
+    /// Whether it holds many groups.
     pub(super) fn needs_table(&self) -> bool {
         (self.leading..4).any(|at| self.columns.has_at(at))
     }

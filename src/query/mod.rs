@@ -139,20 +139,24 @@ impl Engine {
     ) -> Result<Rows, QueryError> {
         let after = cursor::sort_key(query)?;
         let memory = MemoryReservation::new(&self.pool);
-        let mut threads = self.cores.further(store.is_ingesting());
-        if !reads_everything_first(query) {
-            threads.shrink_to(0);
-        }
-        let mut parts = self.open_parts(store, query, &after, &cancel, 1 + threads.count())?;
-        threads.shrink_to(parts.len() - 1);
-        if parts.len() > 1 {
-            match ask_parts(query, after.clone(), parts, &memory) {
-                // Several tables take more memory than one.
-                Err(QueryError::TooLarge { .. } | QueryError::Overloaded(_)) => {
-                    parts = self.open_parts(store, query, &after, &cancel, 1)?;
+        let mut parts = Vec::new();
+        if reads_everything_first(query) {
+            let mut threads = self.cores.further(store.is_ingesting());
+            // The first part that fails stops the others.
+            let stop = cancel.child_token();
+            parts = self.open_parts(store, query, &after, &stop, 1 + threads.count())?;
+            threads.shrink_to(parts.len() - 1);
+            if parts.len() > 1 {
+                match ask_parts(query, after.clone(), parts, &memory, &stop) {
+                    // Several tables take more memory than one.
+                    Err(QueryError::TooLarge { .. } | QueryError::Overloaded(_)) => {}
+                    rows => return rows,
                 }
-                rows => return rows,
+                parts = Vec::new();
             }
+        }
+        if parts.is_empty() {
+            parts = self.open_parts(store, query, &after, &cancel, 1)?;
         }
         let matching = parts.pop().ok_or(QueryError::Cancelled)?;
         let stream = match new_groups(query, &memory) {
@@ -229,10 +233,11 @@ fn new_groups(query: &Query, memory: &MemoryReservation) -> Option<Groups> {
     (columns != Columns::ALL).then(groups)
 }
 
-/// Whether all rows have to be read before the first row of the response, or are few groups.
+/// Whether all rows have to be read before the first row of the response is known.
 fn reads_everything_first(query: &Query) -> bool {
     let is_page = query.limit.is_some() || query.cursor.is_some();
-    query.sort.is_some() || query.columns != Columns::ALL && !is_page
+    let needs_table = || group::needs_table(query.columns, is_one_hour(query));
+    query.sort.is_some() || !is_page && (query.columns == Columns::NONE || needs_table())
 }
 
 /// Executes a query of one store, whose rows are in several `parts`, on as many threads.
@@ -241,14 +246,15 @@ fn ask_parts(
     after: Option<SortKey>,
     mut parts: Vec<FilteredScan>,
     memory: &MemoryReservation,
+    stop: &CancellationToken,
 ) -> Result<Rows, QueryError> {
     let rows_read = |parts: &[FilteredScan]| parts.iter().map(FilteredScan::rows_read).sum();
     if query.columns == Columns::ALL {
         let ranking = |memory| Ranking::new(query.sort, query.limit, after.clone(), memory);
-        let page = parts::rank(&mut parts, memory, ranking)?;
+        let page = parts::rank(&mut parts, memory, stop, ranking)?;
         return Ok(paged(query, Coverage::default(), page, rows_read(&parts)));
     }
-    let groups = parts::group(&mut parts, query.columns, memory)?;
+    let groups = parts::group(&mut parts, query.columns, memory, stop)?;
     let rows_read: u64 = rows_read(&parts);
     let mut matching = parts.pop().ok_or(QueryError::Cancelled)?;
     matching.rows_of_other_parts = rows_read - matching.rows_read();

@@ -2,6 +2,9 @@
 
 use std::thread;
 
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
 use super::bounds::MemoryReservation;
 use super::group::Groups;
 use super::rank::{Page, Ranking};
@@ -13,12 +16,13 @@ pub(super) fn group(
     parts: &mut [FilteredScan],
     columns: Columns,
     memory: &MemoryReservation,
+    stop: &CancellationToken,
 ) -> Result<Groups, QueryError> {
     let collect = |part: &mut FilteredScan, memory| {
         part.reset_deadline();
         Groups::collect(columns, part, memory)
     };
-    let mut of_parts = read(parts, memory, collect)?.into_iter();
+    let mut of_parts = read(parts, memory, stop, collect)?.into_iter();
     let mut groups = of_parts.next().ok_or(QueryError::Cancelled)?;
     for others in of_parts {
         groups.unite(&others)?;
@@ -31,40 +35,59 @@ pub(super) fn group(
 pub(super) fn rank(
     parts: &mut [FilteredScan],
     memory: &MemoryReservation,
+    stop: &CancellationToken,
     ranking: impl Fn(MemoryReservation) -> Ranking + Sync,
 ) -> Result<Page, QueryError> {
     let first = |part: &mut FilteredScan, memory| part.rank(ranking(memory));
     let mut all = ranking(memory.for_same_query());
-    for page in read(parts, memory, first)? {
+    for page in read(parts, memory, stop, first)? {
         all.unite(&page)?;
     }
     Ok(all.finish())
 }
 
-/// Calls `work` for each part, each on a thread of its own. The first part has the calling thread.
+/// Calls `work` for each part, on as many threads, and returns the results in their order. The first error cancels `stop`,
+/// which all parts check.
 fn read<T: Send>(
     parts: &mut [FilteredScan],
     memory: &MemoryReservation,
+    stop: &CancellationToken,
     work: impl Fn(&mut FilteredScan, MemoryReservation) -> Result<T, QueryError> + Sync,
 ) -> Result<Vec<T>, QueryError> {
-    thread::scope(|scope| {
-        let mut own = None;
-        let mut threads = Vec::new();
-        for part in parts {
-            let memory = memory.for_same_query();
-            match own {
-                None => own = Some((part, memory)),
-                Some(_) => threads.push(scope.spawn(|| work(part, memory))),
+    let further = parts.len().saturating_sub(1);
+    let queue = Mutex::new(parts.iter_mut().enumerate());
+    let results = Mutex::new(Vec::new());
+    let next = || queue.lock().next();
+    let work_off = || {
+        while let Some((number, part)) = next() {
+            let result = work(part, memory.for_same_query());
+            if result.is_err() {
+                stop.cancel();
             }
+            results.lock().push((number, result));
         }
-        let own = own.map(|(part, memory)| work(part, memory));
-        let joined = threads.into_iter().map(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        own.into_iter().chain(joined).collect()
-    })
+    };
+    thread::scope(|scope| {
+        for _ in 0..further {
+            let name = "query".to_owned();
+            // If the system has no thread, the others have more parts.
+            let _best_effort = thread::Builder::new()
+                .name(name)
+                .spawn_scoped(scope, work_off);
+        }
+        work_off();
+    });
+    let mut results = results.into_inner();
+    results.sort_by_key(|(number, _)| *number);
+    let of_stopped = |result: &Result<T, QueryError>| matches!(result, Err(QueryError::Cancelled));
+    // The error that stopped the others, not theirs.
+    if let Some(at) = results
+        .iter()
+        .position(|(_, r)| r.is_err() && !of_stopped(r))
+    {
+        results.swap(0, at);
+    }
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 #[cfg(test)]
@@ -73,7 +96,6 @@ mod tests {
 
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::query::{Engine, QueryLimits, Rows, Stream, ask_parts, cursor, ranked};
@@ -173,7 +195,8 @@ mod tests {
                     for parts in [2, 3, 5] {
                         let several = open(parts).unwrap();
                         assert_eq!(several.len(), parts, "{hours}");
-                        let rows = ask_parts(&query, after.clone(), several, &memory).unwrap();
+                        let rows =
+                            ask_parts(&query, after.clone(), several, &memory, &cancel()).unwrap();
                         assert!(read_all(rows) == expected, "{hours}&{rest} in {parts}");
                     }
                     query.cursor = expected.1;
@@ -217,13 +240,15 @@ mod tests {
         let parts = engine
             .open_parts(&store, &query, &None, &cancel, 3)
             .unwrap();
-        let rows = ask_parts(&query, None, parts, &memory);
+        let stop = cancel.child_token();
+        let rows = ask_parts(&query, None, parts, &memory, &stop);
         assert!(matches!(rows, Err(QueryError::TooLarge { .. })), "{rows:?}");
+        assert!(stop.is_cancelled());
         let parts = engine
             .open_parts(&store, &query, &None, &cancel, 3)
             .unwrap();
         cancel.cancel();
-        let rows = ask_parts(&query, None, parts, &memory);
+        let rows = ask_parts(&query, None, parts, &memory, &cancel);
         assert!(matches!(rows, Err(QueryError::Cancelled)), "{rows:?}");
     }
 }

@@ -59,6 +59,18 @@ pub(super) fn counters(entry: &[u8]) -> Counters {
     }
 }
 
+/// The suffixes of all entries.
+pub(super) fn suffixes(mut entries: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        if entries.is_empty() {
+            return None;
+        }
+        let suffix = suffix(entries);
+        entries = &entries[ENTRY_HEADER_BYTES + suffix.len()..];
+        Some(suffix)
+    })
+}
+
 /// Copies the entries whose suffix matches `wanted`. Returns the copy and the number of entries.
 pub(super) fn filter(entries: &[u8], mut wanted: impl FnMut(&[u8]) -> bool) -> (Vec<u8>, usize) {
     let (mut copy, mut rows, mut at) = (Vec::new(), 0, 0);

@@ -98,6 +98,10 @@ impl CompactionRequests {
         self.change(|due| due.closing = true);
     }
 
+    fn is_closing(&self) -> bool {
+        self.due.lock().closing
+    }
+
     fn change(&self, change: impl FnOnce(&mut Requests)) {
         change(&mut self.due.lock());
         self.changed.notify_all();
@@ -141,7 +145,9 @@ impl Inner {
             if !due.settled.is_empty() {
                 settled.extend(due.settled);
                 if let Err(error) = self.merge_if_dead(&mut settled) {
-                    tracing::warn!(%error, "runs with settled rows not merged; the next settlement retries");
+                    tracing::warn!(%error, "runs with settled rows not merged; the compactor retries");
+                    self.compaction_requests.request_dead(&settled);
+                    rest = RETRY_PAUSE;
                 }
             }
             if due.audit {
@@ -189,28 +195,33 @@ impl Inner {
         }
     }
 
-    /// Merges all runs of `flows` if most of their rows are in `settled` hours. Forgets hours that have no rows there any
-    /// more, and all but the last [`RANGES_MAX`] ranges.
+    /// Merges all runs of `flows` if most of their rows are in `settled` hours, which are forgotten then: later rows of
+    /// them are alive. Of more than [`RANGES_MAX`] ranges, only the last are considered.
     fn merge_if_dead(&self, settled: &mut Vec<HourRange>) -> Result<(), StoreError> {
         let flows = self.flows()?;
         let bytes_of = |hours: &HourRange| {
             let (from, to) = codec::range_bounds(*hours);
             self.bytes_in(flows, &from, &to)
         };
-        settled.drain(..settled.len().saturating_sub(RANGES_MAX));
+        unite(settled);
         settled.retain(|hours| bytes_of(hours) > 0);
+        settled.drain(..settled.len().saturating_sub(RANGES_MAX));
         let dead: u64 = settled.iter().map(bytes_of).sum();
         let all = self.bytes_in(flows, &[], &codec::META_PREFIX);
-        if !is_mostly_dead(dead, all) {
+        if !is_mostly_dead(dead, all) || all.saturating_sub(dead) > self.health.room() {
             return Ok(());
         }
         let start = Instant::now();
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         let left = self.compact_range(codec::FLOWS, None, None, &options)?;
+        if self.compaction_requests.is_closing() {
+            return Ok(());
+        }
         if !left.is_empty() {
             return Err(StoreError::CompactionFailed);
         }
+        settled.clear();
         let ms = start.elapsed().as_millis() as u64;
         tracing::debug!(
             dead,
@@ -276,6 +287,18 @@ impl Inner {
         let left = files()?.filter(|file| before.contains(&file.name));
         Ok(left.map(|file| file.level).collect())
     }
+}
+
+/// Makes ranges disjoint and ascending.
+fn unite(ranges: &mut Vec<HourRange>) {
+    ranges.sort_unstable_by_key(|range| range.start());
+    ranges.dedup_by(|next, range| {
+        let is_adjacent = next.start() <= range.end();
+        if is_adjacent {
+            *range = (range.start()..range.end().max(next.end())).into();
+        }
+        is_adjacent
+    });
 }
 
 /// Whether the runs of `flows`, with `all` bytes, should be merged because `dead` of them are settled.
@@ -410,12 +433,19 @@ mod tests {
             assert!(Instant::now() < give_up, "{} entries", entries());
             std::thread::sleep(Duration::from_millis(5));
         }
-        let mut settled = vec![HourRange::from(0..2)];
-        inner.merge_if_dead(&mut settled).unwrap();
-        assert_eq!(settled, []);
         let is_mostly_dead =
             |dead, all| is_mostly_dead(dead * DEAD_BYTES_MIN, all * DEAD_BYTES_MIN);
         assert!(is_mostly_dead(3, 4) && !is_mostly_dead(3, 5) && !is_mostly_dead(0, 0));
+    }
+
+    /// An hour may be settled several times before its runs are merged.
+    #[test]
+    fn settled_hours_count_once() {
+        let mut ranges = [5..7, 1..3, 6..9, 3..4, 20..21, 20..21]
+            .map(HourRange::from)
+            .to_vec();
+        unite(&mut ranges);
+        assert_eq!(ranges, [1..4, 5..9, 20..21].map(HourRange::from));
     }
 
     /// Files with remains of dropped hours are rewritten, which the compactor has to notice.

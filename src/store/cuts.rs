@@ -2,13 +2,16 @@
 
 use super::Inner;
 use super::codec::HOUR_BYTES;
-use super::error::StoreError;
+use super::error::{StoreError, with_context};
+use super::families::iterate;
 
-/// A part has at least this many bytes on disk, about 100,000 rows: reading it takes ten times as long as finding the
+/// A part has at least this many bytes on disk, about 500,000 rows: reading it takes ten times as long as finding the
 /// cut.
-const PART_BYTES_MIN: u64 = if cfg!(test) { 1 << 10 } else { 1 << 20 };
-/// Longest cut, so that many rows with a long common prefix do not take too long.
-const CUT_BYTES_MAX: usize = 64;
+const PART_BYTES_MIN: u64 = if cfg!(test) { 1 << 10 } else { 4 << 20 };
+/// Maximum number of parts: more would take longer to open, one after the other, than they save.
+const PARTS_MAX: usize = 8;
+/// Maximum number of bytes that are searched for a cut.
+const SEARCHES_MAX: usize = 16;
 /// A part may differ from its share by this fraction of it.
 const TOLERANCE: u64 = 16;
 
@@ -22,19 +25,39 @@ impl Inner {
         parts: usize,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
         let all = self.bytes_on_disk(lower, upper)?;
-        let parts = (parts as u64).min(all / PART_BYTES_MIN);
+        let parts = (parts.min(PARTS_MAX) as u64).min(all / PART_BYTES_MIN);
         let mut cuts: Vec<Vec<u8>> = Vec::new();
         for part in 1..parts {
-            let cut = self.cut_at(lower, upper, part * all / parts, all / parts / TOLERANCE)?;
-            if cuts.last().is_none_or(|last| *last < cut) {
+            let (bytes, tolerance) = (part * all / parts, all / parts / TOLERANCE);
+            let cut = self.cut_at(lower, upper, bytes, tolerance)?;
+            // Files may have been deleted meanwhile, and then no key has so many bytes before it.
+            let is_inside = lower < cut.as_slice() && cut.as_slice() < upper;
+            if is_inside && cuts.last().is_none_or(|last| *last < cut) {
                 cuts.push(cut);
             }
         }
         Ok(cuts)
     }
 
-    /// The key after about `bytes` of the keys from `lower` to `upper`: a binary search for one byte after the other,
-    /// until the key is exact to `tolerance` bytes.
+    /// The bytes that all keys from `lower` to `upper` (exclusive) begin with.
+    fn shared_prefix(&self, lower: &[u8], upper: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let mut ends: Vec<Vec<u8>> = Vec::new();
+        for family in [Some(self.flows()?), self.settled()].into_iter().flatten() {
+            let mut keys = iterate(&self.db, family, lower, upper);
+            ends.extend(keys.key().map(<[u8]>::to_vec));
+            keys.seek_to_last();
+            ends.extend(keys.key().map(<[u8]>::to_vec));
+            keys.status().map_err(with_context("looking for a cut"))?;
+        }
+        let (Some(first), Some(last)) = (ends.iter().min(), ends.iter().max()) else {
+            return Ok(Vec::new());
+        };
+        let shared = first.iter().zip(last).take_while(|(a, b)| a == b);
+        Ok(shared.map(|(byte, _)| *byte).collect())
+    }
+
+    /// The key after about `bytes` of the keys from `lower` to `upper`: a binary search for one byte after the other, until
+    /// the key is exact to `tolerance` bytes. Bytes that all keys in question share are skipped.
     fn cut_at(
         &self,
         lower: &[u8],
@@ -46,10 +69,18 @@ impl Inner {
             true => self.bytes_on_disk(lower, cut),
             false => Ok(0),
         };
-        let shared = lower.iter().zip(upper).take_while(|(a, b)| a == b);
-        let mut cut: Vec<u8> = shared.map(|(byte, _)| *byte).collect();
+        let mut cut = Vec::new();
         let mut before = 0;
-        while cut.len() < CUT_BYTES_MAX && (before + tolerance < bytes || cut.len() < HOUR_BYTES) {
+        for _ in 0..SEARCHES_MAX {
+            if before + tolerance >= bytes && cut.len() >= HOUR_BYTES {
+                break;
+            }
+            let end = behind_prefix(&cut).unwrap_or_else(|| upper.to_vec());
+            let (from, to) = (cut.as_slice().max(lower), end.as_slice().min(upper));
+            let shared = self.shared_prefix(from, to)?;
+            if shared.len() > cut.len() && shared.starts_with(&cut) {
+                cut = shared;
+            }
             let at = cut.len();
             cut.push(0);
             let (mut least, mut end) = (0, 256);
@@ -65,6 +96,16 @@ impl Inner {
             }
             cut[at] = least as u8;
         }
+        // The first key of an hour, if the search ended before.
+        cut.resize(cut.len().max(HOUR_BYTES), 0);
         Ok(cut)
     }
+}
+
+/// The first key behind all that begin with `prefix`; `None` if there is none.
+fn behind_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
+    let mut behind = prefix[..=last].to_vec();
+    behind[last] += 1;
+    Some(behind)
 }

@@ -265,6 +265,14 @@ impl Health {
         (of(&self.free), of(&self.reserve))
     }
 
+    /// Bytes that may be written before the reserve is touched; `u64::MAX` before the first check.
+    pub(super) fn room(&self) -> u64 {
+        match self.free_and_reserve() {
+            (0, 0) => u64::MAX,
+            (free, reserve) => free.saturating_sub(reserve),
+        }
+    }
+
     /// Updates the free space of the disk of `path`, and logs changes. The default `reserve` is a twentieth of the
     /// disk, at most 1 GiB, but at least `needed` (what the next flush may take) if that is at most a quarter of the
     /// disk.

@@ -31,12 +31,24 @@ impl<A: AsRef<[u8]>> SortedRun<A> {
 
     /// The `rows` entries of `arena`.
     pub(super) fn sort(arena: A, rows: usize) -> SortedRun<A> {
+        SortedRun::sort_those(arena, rows, |_| true)
+    }
+
+    /// The `rows` entries of `arena` whose suffix is `wanted`.
+    pub(super) fn sort_those(
+        arena: A,
+        rows: usize,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> SortedRun<A> {
         let entries = arena.as_ref();
         let mut items = Vec::with_capacity(rows);
         let mut offset = 0;
         while offset < entries.len() {
-            items.push(offset as u128);
-            offset += ENTRY_HEADER_BYTES + arena::suffix(&entries[offset..]).len();
+            let suffix = arena::suffix(&entries[offset..]);
+            if wanted(suffix) {
+                items.push(offset as u128);
+            }
+            offset += ENTRY_HEADER_BYTES + suffix.len();
         }
         let shared = set_windows(entries, &mut items, 0);
         let mut run = SortedRun {

@@ -137,30 +137,78 @@ impl DiskRows {
     }
 }
 
-/// A copy of a tally's entries of one hour.
+/// A copy of a tally's entries of one hour, or a part of it.
 pub(super) struct HourCopy {
     hour: Hour,
-    entries: Vec<u8>,
+    entries: SharedEntries,
+    /// The suffixes of its rows (end exclusive; `None` is the end); `None` for all entries.
+    suffixes: Option<(Vec<u8>, Option<Vec<u8>>)>,
     rows: usize,
+    /// Memory of the entries; 0 if another part of the copy counts it.
+    entry_bytes: usize,
+}
+
+/// Parts of a copy share its entries.
+#[derive(Clone, Debug)]
+struct SharedEntries(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for SharedEntries {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// Memory of an hour's copy without its entries: there may be as many hours as entries.
-const HOUR_COPY_BYTES: usize = 2 * size_of::<HourCopy>();
+const HOUR_COPY_BYTES: usize = 2 * size_of::<HourCopy>() + 40;
 
 impl HourCopy {
-    /// Of the entries whose suffix matches `wanted`; `None` if there are none.
-    fn filtered(hour: Hour, entries: &[u8], wanted: impl FnMut(&[u8]) -> bool) -> Option<HourCopy> {
-        let (entries, rows) = arena::filter(entries, wanted);
-        (rows > 0).then_some(HourCopy {
+    fn new(hour: Hour, entries: Vec<u8>, rows: usize) -> HourCopy {
+        HourCopy {
             hour,
-            entries,
+            entry_bytes: entries.len(),
+            entries: SharedEntries(Arc::new(entries)),
+            suffixes: None,
             rows,
-        })
+        }
     }
 
     /// Its memory, including the sort order of its rows.
     fn bytes(&self) -> usize {
-        HOUR_COPY_BYTES + self.entries.len() + SortedRun::<Vec<u8>>::order_bytes(self.rows)
+        HOUR_COPY_BYTES + self.entry_bytes + SortedRun::<SharedEntries>::order_bytes(self.rows)
+    }
+
+    fn into_run(self) -> SortedRun<SharedEntries> {
+        match &self.suffixes {
+            None => SortedRun::sort(self.entries, self.rows),
+            Some((start, end)) => SortedRun::sort_those(self.entries, self.rows, |suffix| {
+                start.as_slice() <= suffix && end.as_ref().is_none_or(|end| suffix < end.as_slice())
+            }),
+        }
+    }
+
+    /// Its parts before, between and behind `cuts`, ascending suffixes; those without rows are left out. Each has its
+    /// index.
+    fn cut(self, cuts: &[&[u8]]) -> Vec<(usize, HourCopy)> {
+        let mut rows = vec![0; cuts.len() + 1];
+        for suffix in arena::suffixes(&self.entries.0) {
+            rows[cuts.partition_point(|cut| *cut <= suffix)] += 1;
+        }
+        let mut entry_bytes = self.entry_bytes;
+        let with_rows = rows.into_iter().enumerate().filter(|(_, rows)| *rows > 0);
+        let parts = with_rows.map(|(index, rows)| {
+            let start = index.checked_sub(1).map_or(&[][..], |before| cuts[before]);
+            let end = cuts.get(index).map(|end| end.to_vec());
+            let part = HourCopy {
+                hour: self.hour,
+                entries: self.entries.clone(),
+                suffixes: Some((start.to_vec(), end)),
+                rows,
+                entry_bytes: std::mem::take(&mut entry_bytes),
+            };
+            (index, part)
+        });
+        parts.collect()
     }
 }
 
@@ -193,7 +241,7 @@ pub struct Scan {
     /// Rows of hours that still grow and late rows; and, if the directory has them, settled rows.
     disks: Vec<DiskRows>,
     /// Copies of rows of `hour`, and their memory.
-    runs: Vec<SortedRun<Vec<u8>>>,
+    runs: Vec<SortedRun<SharedEntries>>,
     run_bytes: usize,
     /// Copies of later hours, ascending.
     later: VecDeque<HourCopy>,
@@ -436,7 +484,7 @@ impl Scan {
             && let Some(copied) = self.later.pop_front()
         {
             self.run_bytes += copied.bytes();
-            self.runs.push(SortedRun::sort(copied.entries, copied.rows));
+            self.runs.push(copied.into_run());
         }
         Ok(true)
     }
@@ -470,20 +518,18 @@ fn cut_copies(
 ) -> Result<Vec<Vec<HourCopy>>, Corrupt> {
     let cuts: Vec<(Hour, &[u8])> =
         (cuts.iter().map(|cut| codec::split_hour(cut))).collect::<Result<_, _>>()?;
-    let part_of = |hour: Hour, suffix: &[u8]| cuts.partition_point(|cut| *cut <= (hour, suffix));
     let mut of_parts: Vec<Vec<HourCopy>> = (0..=cuts.len()).map(|_| Vec::new()).collect();
     for copied in copies {
         let hour = copied.hour;
-        let is_cut = cuts
-            .iter()
-            .any(|(cut, suffix)| *cut == hour && !suffix.is_empty());
-        if !is_cut {
-            of_parts[part_of(hour, &[])].push(copied);
+        let first = cuts.partition_point(|(of, suffix)| (*of, *suffix) <= (hour, &[]));
+        let end = cuts.partition_point(|(of, _)| *of <= hour);
+        let inside: Vec<&[u8]> = cuts[first..end].iter().map(|(_, suffix)| *suffix).collect();
+        if inside.is_empty() {
+            of_parts[first].push(copied);
             continue;
         }
-        for (part, copies) in of_parts.iter_mut().enumerate() {
-            let is_in = |suffix: &[u8]| part_of(hour, suffix) == part;
-            copies.extend(HourCopy::filtered(hour, &copied.entries, is_in));
+        for (index, part) in copied.cut(&inside) {
+            of_parts[first + index].push(part);
         }
     }
     Ok(of_parts)
@@ -503,9 +549,7 @@ impl ViewOf for ScanOf {
         let bytes = arenas.map(|(_, entries, rows)| {
             HOUR_COPY_BYTES + entries.len() + SortedRun::<Vec<u8>>::order_bytes(rows)
         });
-        let bytes: usize = bytes.sum();
-        // While a copy is cut, there are its parts too.
-        bytes * if self.cuts.is_empty() { 1 } else { 2 }
+        bytes.sum()
     }
 
     fn copy(&self, tally: &Tally, cutoff: Hour) -> Vec<HourCopy> {
@@ -513,15 +557,10 @@ impl ViewOf for ScanOf {
         let arenas = tally.hour_arenas(selection.hour_range().since(cutoff));
         let copies = arenas.filter_map(|(hour, entries, rows)| {
             if selection.matches_all_of(hour) {
-                let entries = entries.to_vec();
-                Some(HourCopy {
-                    hour,
-                    entries,
-                    rows,
-                })
-            } else {
-                HourCopy::filtered(hour, entries, |suffix| selection.matches(hour, suffix))
+                return Some(HourCopy::new(hour, entries.to_vec(), rows));
             }
+            let (entries, rows) = arena::filter(entries, |suffix| selection.matches(hour, suffix));
+            (rows > 0).then(|| HourCopy::new(hour, entries, rows))
         });
         copies.collect()
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use crate::support::Client;
 use crate::wait::{DEADLINE, poll_for, until_daemon};
@@ -82,7 +83,9 @@ impl Log {
             let mut buffer = vec![0; 64 << 10];
             loop {
                 let mut input = [PollFd::new(&*pipe, PollFlags::IN)];
-                poll(&mut input, None).unwrap();
+                if poll(&mut input, None) == Err(Errno::INTR) {
+                    continue;
+                }
                 // With the lock: what is not in the pipe is in the text.
                 let mut text = text.lock();
                 match rustix::io::read(&*pipe, &mut buffer).unwrap() {

@@ -268,15 +268,6 @@ impl Inner {
         Ok(true)
     }
 
-    /// The largest batch of which the disk has room for a second copy.
-    fn batch_bytes_max(&self) -> u64 {
-        match self.health.free_and_reserve() {
-            // Not known yet.
-            (0, 0) => u64::MAX,
-            (free, reserve) => free.saturating_sub(reserve) / 2,
-        }
-    }
-
     /// The next hours in `flows` to settle, in ascending order.
     fn choose(&self, which: Which, damaged: &HashSet<Hour>) -> Result<Batch, StoreError> {
         const DOING: &str = "looking for cold hours";
@@ -293,7 +284,8 @@ impl Inner {
             };
             !damaged.contains(&hour) && (which == Which::All || is_cold())
         };
-        let bytes_max = self.batch_bytes_max();
+        // The disk has room for a second copy.
+        let bytes_max = self.health.room() / 2;
         let (mut batch, mut late) = (Batch::default(), Batch::default());
         let mut rows = iterate(&self.db, flows, &[], &codec::META_PREFIX);
         while let Some(key) = rows.key() {
