@@ -326,3 +326,33 @@ fn tokens_of_nodes_are_rotated_without_a_restart() {
     assert_ne!(ask("new"), 401);
     daemons.into_iter().for_each(Daemon::stop);
 }
+
+/// Both nodes are killed between the two halves of a rebalance, and are back before the group has noticed. The group then
+/// keeps an assignment in which nobody has the partitions that were moving, until a node asks for another one.
+#[test]
+fn partitions_that_were_moving_when_all_nodes_died_get_an_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = ["a", "b"].map(|name| {
+        let mut node = Node::new(&BROKER.addresses, "halves", name, dir.path());
+        // Closing them takes a moment, in which the first node is killed.
+        node.partitions = 32;
+        node
+    });
+    let mut first = nodes[0].start();
+    until_answered(&first.client, "/readyz");
+    let flows: Vec<_> = (0..2000)
+        .map(|n| TestFlow::new(1, &format!("app-{n}"), "b", "v", 3, 4))
+        .collect();
+    post(&first.client, "key", &flows);
+    let mut second = nodes[1].start();
+    // Half of the partitions move to the second node.
+    until_logged(&first, "closed a partition");
+    first.kill();
+    second.kill();
+    let daemons = nodes.each_ref().map(Node::start);
+    for daemon in &daemons {
+        let response = until_answered(&daemon.client, "/flows?hour=1");
+        assert_eq!(response.rows().len(), flows.len());
+    }
+    daemons.into_iter().for_each(Daemon::stop);
+}

@@ -82,6 +82,11 @@ impl LocalPartitions {
         }
     }
 
+    /// Whether the group has assigned it to this node, which may be opening it.
+    pub(super) fn is_assigned(&self, partition: Partition) -> bool {
+        self.0.lock().contains_key(&partition)
+    }
+
     fn assigned(&self) -> Vec<Partition> {
         self.0.lock().keys().copied().collect()
     }

@@ -68,6 +68,11 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 const LEADER_CONTACT_AGE_MAX: Duration = Duration::from_secs(6);
 /// Interval between announcements of the partitions of this node.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
+/// A partition whose owner has not announced itself for this long may have none: twice the time after which the group
+/// gives the partitions of a dead node to others.
+const ORPHAN_TIME: Duration = Duration::from_secs(2 * SESSION_TIMEOUT.as_secs());
+/// The pause between two requests for an owner doubles at most so many times, to five minutes.
+const ORPHAN_DOUBLINGS_MAX: u32 = 4;
 /// Longest wait for room in a store before checking whether its partition was revoked.
 const STALL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Intervals between attempts to join while Kafka does not respond, and between log lines about it.
@@ -356,7 +361,9 @@ async fn reload_secrets(state: Arc<NodeState>, mut reload: watch::Receiver<()>) 
 
 /// Announces the partitions of this node every few seconds, and when one was opened.
 async fn announce(state: Arc<NodeState>) {
+    let mut orphans = Orphans::default();
     loop {
+        orphans.request_owners(&state);
         state.owners.publish_permanent();
         let positions = state.local.positions();
         // All of them are sent before the first is awaited.
@@ -381,6 +388,36 @@ async fn announce(state: Arc<NodeState>) {
         tokio::select! {
             () = tokio::time::sleep(ANNOUNCE_INTERVAL) => {}
             () = state.assigned.notified() => {}
+        }
+    }
+}
+
+/// Requests a new assignment if partitions have no owner.
+#[derive(Debug, Default)]
+struct Orphans {
+    /// Number of requests since all partitions had an owner, and when the last one was made.
+    requests: u32,
+    last: Option<Instant>,
+}
+
+impl Orphans {
+    fn request_owners(&mut self, state: &NodeState) {
+        let is_orphan = |partition: &Partition| {
+            state.owners.is_silent(*partition, ORPHAN_TIME) && !state.local.is_assigned(*partition)
+        };
+        let Some(partition) = state.partitions.partitions().find(is_orphan) else {
+            *self = Orphans::default();
+            return;
+        };
+        // An owner that downloads a checkpoint is silent too, possibly for hours.
+        let pause = ORPHAN_TIME * 2_u32.pow(self.requests.min(ORPHAN_DOUBLINGS_MAX));
+        if self.last.is_some_and(|last| last.elapsed() < pause) {
+            return;
+        }
+        (self.requests, self.last) = (self.requests + 1, Some(Instant::now()));
+        if let Some(control) = state.control.get() {
+            tracing::warn!(%partition, "no node owns a partition; the group is asked to assign it");
+            control.request_assignment();
         }
     }
 }

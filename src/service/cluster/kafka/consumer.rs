@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -118,6 +119,9 @@ pub(super) type AssignedPartitions = BTreeMap<Partition, Assigned>;
 #[derive(Debug, Default)]
 pub(super) struct ConsumerState {
     pub(super) topic: String,
+    /// Another topic that every node may read; see [`Control::request_assignment`].
+    pub(super) owners_topic: String,
+    pub(super) assignment_requested: AtomicBool,
     assignment: Mutex<AssignedPartitions>,
     /// Rebalances that the poll loop has not handled yet.
     rebalances: Mutex<Vec<Rebalance>>,
@@ -264,6 +268,18 @@ impl Control {
         Some((Offset::try_from(first).ok()?, Offset::try_from(end).ok()?))
     }
 
+    /// Makes the group assign all partitions anew: those of its members stay where they are, and those without an owner get
+    /// one.
+    ///
+    /// A group keeps its last assignment when static members come back within their session. If all of them died between
+    /// the two halves of a cooperative rebalance, nobody has the partitions that were moving. A new assignment is made
+    /// only if a member changes its subscription.
+    pub fn request_assignment(&self) {
+        self.state
+            .assignment_requested
+            .store(true, Ordering::Relaxed);
+    }
+
     /// The progress of each assigned partition.
     pub fn progress(&self) -> BTreeMap<Partition, Progress> {
         let assignment = self.state.assignment();
@@ -319,6 +335,7 @@ impl Consumer {
         );
         let state = Arc::new(ConsumerState {
             topic: settings.topic.clone(),
+            owners_topic: settings.owners_topic(),
             ..ConsumerState::default()
         });
         let client: Client = create(&config, Context(state.clone()))?;

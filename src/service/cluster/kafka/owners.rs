@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
@@ -77,6 +77,8 @@ struct Table {
     /// The number that the first node announced.
     partitions: Option<PartitionCount>,
     truncations: BTreeMap<Partition, Truncation>,
+    /// When the owner of a partition announced itself last, since this node has read the topic to its end.
+    heard: BTreeMap<Partition, Instant>,
 }
 
 impl Table {
@@ -100,6 +102,7 @@ pub struct Owners {
     table: Arc<Mutex<Table>>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
+    opened: Instant,
 }
 
 impl Owners {
@@ -161,6 +164,7 @@ impl Owners {
             table,
             stop,
             thread: Some(thread),
+            opened: Instant::now(),
         };
         match all_read.recv_timeout(READ_TIME_MAX) {
             Ok(read) => {
@@ -251,6 +255,12 @@ impl Owners {
         self.table.lock().owners.get(&partition).cloned()
     }
 
+    /// Whether no owner of `partition` has announced itself for `time`, and this node would have noticed.
+    pub fn is_silent(&self, partition: Partition, time: Duration) -> bool {
+        let heard = self.table.lock().heard.get(&partition).copied();
+        heard.unwrap_or(self.opened).elapsed() > time
+    }
+
     /// All owners, by partition.
     pub fn table(&self) -> BTreeMap<Partition, Owner> {
         self.table.lock().owners.clone()
@@ -333,6 +343,9 @@ impl Reader {
         match announcement {
             Announcement::Owner(ownership) => {
                 self.rejected_senders.remove(&ownership.url);
+                if self.read.is_none() {
+                    table.heard.insert(ownership.partition, Instant::now());
+                }
                 add(&mut table.owners, ownership, offset);
             }
             // The first one counts for as long as this node runs.

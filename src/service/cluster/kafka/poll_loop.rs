@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -28,6 +29,8 @@ const COMMIT_TIME_MAX: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// If the client has not fetched a started partition for this long, it is started again.
 const STOPPED_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time for the group to notice a changed subscription, before it is changed back.
+const SUBSCRIPTION_TIME: Duration = Duration::from_secs(5);
 /// A leader whose end is before the next offset may have been replaced without noticing. If it reports the same for
 /// this long, the partition counts as truncated.
 pub const TRUNCATION_TIME_MIN: Duration = Duration::from_secs(30);
@@ -39,6 +42,8 @@ pub(super) struct PollLoop<H> {
     handler: H,
     client: Arc<Client>,
     control: Control,
+    /// When the subscription was changed, until it is changed back.
+    subscribed_to_more: Option<Instant>,
 }
 
 impl<H> Drop for PollLoop<H> {
@@ -54,6 +59,7 @@ impl<H: Handler> PollLoop<H> {
             handler,
             client,
             control,
+            subscribed_to_more: None,
         }
     }
 
@@ -74,6 +80,7 @@ impl<H: Handler> PollLoop<H> {
             }
             self.restart_stopped();
             self.start_requested();
+            self.change_subscription();
             if committed.elapsed() >= COMMIT_INTERVAL {
                 committed = Instant::now();
                 self.commit();
@@ -133,7 +140,7 @@ impl<H: Handler> PollLoop<H> {
     /// Passes only those partitions to the client whose start is known. For the group, the others are assigned too.
     fn assigned(&mut self, list: &TopicPartitionList) {
         let mut ready = Vec::new();
-        for partition in partitions(list) {
+        for partition in partitions(list, &self.state().topic) {
             // Before the handler is called, so that a start from another thread finds it.
             (self.state().assignment()).insert(partition, Assigned::default());
             // The client remembers a pause from an earlier assignment.
@@ -185,7 +192,7 @@ impl<H: Handler> PollLoop<H> {
         let lost = self.client.assignment_lost();
         let state = self.state();
         let mut started = TopicPartitionList::new();
-        let partitions: Vec<_> = partitions(list).collect();
+        let partitions: Vec<_> = partitions(list, &state.topic).collect();
         for &partition in &partitions {
             let assigned = state.assignment().remove(&partition);
             if assigned.is_some_and(|assigned| assigned.progress.position.is_some()) {
@@ -262,6 +269,24 @@ impl<H: Handler> PollLoop<H> {
             });
         }
         Some(is_in_range)
+    }
+
+    /// Subscribes to one more topic for a while, if [`Control::request_assignment`] was called. Its partitions are never
+    /// read here.
+    fn change_subscription(&mut self) {
+        let state = self.state();
+        let topics = match self.subscribed_to_more {
+            Some(since) if since.elapsed() < SUBSCRIPTION_TIME => return,
+            Some(_) => vec![&*state.topic],
+            None if state.assignment_requested.swap(false, Ordering::Relaxed) => {
+                vec![&*state.topic, &*state.owners_topic]
+            }
+            None => return,
+        };
+        self.subscribed_to_more = (topics.len() > 1).then(Instant::now);
+        if let Err(error) = self.client.subscribe(&topics) {
+            tracing::warn!(%error, "subscription not changed");
+        }
     }
 
     /// Restarts partitions that the client has stopped fetching: either their next message was deleted, which the
@@ -355,9 +380,12 @@ fn fetch(client: &Client) -> (Fetched<'_>, Option<RdKafkaError>) {
     (messages, None)
 }
 
-/// The partitions of a rebalance.
-fn partitions(list: &TopicPartitionList) -> impl Iterator<Item = Partition> {
-    let elements = list.elements().into_iter();
+/// The partitions of `topic` in a rebalance.
+fn partitions<'a>(
+    list: &'a TopicPartitionList,
+    topic: &str,
+) -> impl Iterator<Item = Partition> + use<'a> {
+    let elements = list.elements_for_topic(topic).into_iter();
     elements.filter_map(|element| {
         // Not expected: the group assigns partitions of the topic only.
         let invalid = |error: &_| tracing::error!(%error, "assignment of a partition ignored");
