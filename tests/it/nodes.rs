@@ -128,9 +128,15 @@ impl Network {
     /// `None`, and a printed line, without the permission.
     pub fn new(nodes: usize) -> Option<Network> {
         let process = std::process::id();
+        // A test that was killed may have left its addresses behind.
+        let addresses = Command::new("ip").args(["-o", "-4", "address"]).output();
+        let used = addresses.map_or(Vec::new(), |output| output.stdout);
+        let used = String::from_utf8_lossy(&used).into_owned();
+        let is_free = |number: &u8| !used.contains(&format!(" 198.19.{number}."));
+        let numbers = (0..=250).map(|n| ((process + n) % 251) as u8);
         let network = Network {
             name: format!("ft{process}"),
-            number: (process % 251) as u8,
+            number: { numbers }.find(is_free)?,
             nodes,
         };
         let made = network.make();
