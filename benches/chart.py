@@ -100,5 +100,8 @@ def new_keys():
 if __name__ == "__main__":
     # Text as text, and no dates or random ids, so that a file changes only with its numbers.
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "flowtally", "font.family": "sans-serif", "font.size": 9})
-    costs()
-    new_keys()
+    # Parts that are not recorded yet are not drawn.
+    if workloads():
+        costs()
+    if os.path.exists(os.path.join(HERE, "new-keys.txt")):
+        new_keys()

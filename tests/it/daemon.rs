@@ -86,7 +86,7 @@ impl Log {
                 if poll(&mut input, None) == Err(Errno::INTR) {
                     continue;
                 }
-                // With the lock: what is not in the pipe is in the text.
+                // Reading under the lock ensures that each byte is either in the pipe or in the text.
                 let mut text = text.lock();
                 match rustix::io::read(&*pipe, &mut buffer).unwrap() {
                     0 => return,

@@ -133,10 +133,10 @@ impl Network {
         let used = addresses.map_or(Vec::new(), |output| output.stdout);
         let used = String::from_utf8_lossy(&used).into_owned();
         let is_free = |number: &u8| !used.contains(&format!(" 198.19.{number}."));
-        let numbers = (0..=250).map(|n| ((process + n) % 251) as u8);
+        let mut numbers = (0..=250).map(|n| ((process + n) % 251) as u8);
         let network = Network {
             name: format!("ft{process}"),
-            number: { numbers }.find(is_free)?,
+            number: numbers.find(is_free).unwrap_or_default(),
             nodes,
         };
         let made = network.make();
