@@ -183,7 +183,7 @@ def disks(a):
         for name, (arguments, environment) in variants.items():
             os.environ.update(environment)
             try:
-                run(argparse.Namespace(**{**vars(a), "arguments": arguments}), figures[name], fleet, 20, connections=64, reads=False)
+                run(argparse.Namespace(**{**vars(a), "arguments": arguments}), figures[name], fleet, a.seconds or 20, connections=64, reads=False)
             finally:
                 for variable in environment:
                     del os.environ[variable]
@@ -234,7 +234,7 @@ def restart(a):
     try:
         stored, hour = 0, FIRST_HOUR
         while stored < a.rows:
-            said = dict(line.split(": ") for line in load(a, server, minute, minute.seconds, hour).communicate()[0].splitlines())
+            said = dict(line.split(": ") for line in load(a, server, minute, a.seconds or minute.seconds, hour).communicate()[0].splitlines())
             stored, hour = stored + int(said["acked_flows"]), hour + minute.hours
             print("#", stored, "rows", file=sys.stderr, flush=True)
         post_one(server, hour)

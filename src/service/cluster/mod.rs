@@ -395,6 +395,8 @@ async fn announce(state: Arc<NodeState>) {
 /// Requests a new assignment if partitions have no owner.
 #[derive(Debug, Default)]
 struct Orphans {
+    /// Since when Kafka has been reachable without interruption: announcements arrive only then.
+    connected_since: Option<Instant>,
     /// Number of requests since all partitions had an owner, and when the last one was made.
     requests: u32,
     last: Option<Instant>,
@@ -402,11 +404,19 @@ struct Orphans {
 
 impl Orphans {
     fn request_owners(&mut self, state: &NodeState) {
+        if !state.connected.load(Ordering::Relaxed) {
+            *self = Orphans::default();
+            return;
+        }
+        let connected_since = *self.connected_since.get_or_insert_with(Instant::now);
+        if connected_since.elapsed() <= ORPHAN_TIME {
+            return;
+        }
         let is_orphan = |partition: &Partition| {
             state.owners.is_silent(*partition, ORPHAN_TIME) && !state.local.is_assigned(*partition)
         };
         let Some(partition) = state.partitions.partitions().find(is_orphan) else {
-            *self = Orphans::default();
+            (self.requests, self.last) = (0, None);
             return;
         };
         // An owner that downloads a checkpoint is silent too, possibly for hours.
