@@ -219,7 +219,7 @@ def kill(a):
         figures.add("acknowledged_flows", acked)
         figures.add("flows_of_unanswered_posts", got - acked)
         server.stop()
-        check = subprocess.run([server.binary, "verify", "--data-dir", server.dir])
+        check = subprocess.run([server.binary, "verify", "--data-dir", server.dir], stdout=sys.stderr)
         figures.add("verified", int(check.returncode == 0))
         figures.show()
     finally:
@@ -262,7 +262,7 @@ def main():
     parser.add_argument("--series")
     parser.add_argument("--memory-max", help="as of `flowtally serve`")
     a = parser.parse_args()
-    a.runs = a.runs or {"smoke": 1, "long": 2, "half": 1}.get(a.part, 5)
+    a.runs = a.runs or {"smoke": 1, "long": 2, "half": 1, "kill": 1}.get(a.part, 5)
     a.blast = compiled("blast", "-pthread")
     a.arguments = ("--memory-max", a.memory_max) if a.memory_max else ()
     a.parts = bodies("fleet", 200_000, "yardstick")

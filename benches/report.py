@@ -249,7 +249,7 @@ def add(path, part, new):
     heading = (f"# part {part}: {datetime.date.today()}, commit {commit}, {runs} runs, {cpu}, {cores} cores,"
                f" Linux {platform.release().split('-')[0]}")
     parts = parts_of(path)
-    parts[part] = [heading, *(line for line in lines if not line.startswith("#"))]
+    parts[part] = [heading, *(line for line in lines if re.fullmatch(r"[\w.]+: [-+.e\d]+", line))]
     open(path, "w").write("\n".join(line for lines in parts.values() for line in lines) + "\n")
 
 

@@ -175,6 +175,8 @@ mod tests {
                 "group_by=dest_app&vpc_id=v&search=-99",
                 "group_by=dest_app&sort=bytes&limit=7",
                 "sort=bytes_tx&limit=10",
+                // In an hour, only one part has such rows.
+                "sort=bytes&limit=3&search=share-123",
                 "sort=-bytes&limit=100&dest_app=a-name-that-many-share-7",
             ] {
                 let mut query = text::parse_flows(&format!("{hours}&{rest}")).unwrap();
