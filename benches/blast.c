@@ -9,6 +9,7 @@
  *   new    every flow a name that has never been: the store only grows
  *   churn  new, and each minute of the run is an hour of its own
  *   march  fleet, and each second of the run is an hour of its own: hours pass as they do in years
+ *   years  each of `edges` names once in each of `hours` hours, one hour after the other; it ends after the last
  *
  * rate: POSTs a second over all connections, 0 for as fast as they go. With a rate, latency counts from the moment at
  * which a POST was due, not from when it was sent: a pause of the service shows in all POSTs that fell into it.
@@ -107,7 +108,8 @@ static void *run(void *arg) {
             double wait = begin - now();
             if (wait > 0) usleep(wait * 1e6);
         }
-        long at_second = (long)(now() - started), tx_sum = 0, rx_sum = 0;
+        long at_second = (long)(now() - started), tx_sum = 0, rx_sum = 0, first = 0;
+        if (*workload == 'y' && (first = atomic_fetch_add(&next_new, flows)) >= edges * hours) break;
         char *p = body;
         *p++ = '[';
         for (int i = 0; i < flows; i++) {
@@ -115,6 +117,7 @@ static void *run(void *arg) {
             long hour = first_hour;
             if (*workload == 'n') k = atomic_fetch_add(&next_new, 1), hour += k % hours;
             else if (*workload == 'c') k = atomic_fetch_add(&next_new, 1), hour += at_second / 60;
+            else if (*workload == 'y') k = (first + i) % edges, hour += (first + i) / edges;
             else if (*workload == 'w') k = rnd(&seed) % edges, hour += r % hours;
             else {
                 k = (uint64_t)(pow(edges, (rnd(&seed) >> 11) * 0x1p-53) - 1) % edges;
@@ -148,7 +151,7 @@ static void *run(void *arg) {
     return 0;
 }
 int main(int argc, char **argv) {
-    if (argc < 4) return fprintf(stderr, "usage: blast PORT fleet|wide|new|churn|march SECONDS [connections flows edges hours rate first_hour] [-v]\n"), 2;
+    if (argc < 4) return fprintf(stderr, "usage: blast PORT fleet|wide|new|churn|march|years SECONDS [connections flows edges hours rate first_hour] [-v]\n"), 2;
     if (!strcmp(argv[argc - 1], "-v")) verbose = 1, argc--;
     port = atoi(argv[1]), workload = argv[2], seconds = atof(argv[3]);
     if (argc > 4) conns = atoi(argv[4]);

@@ -5,19 +5,21 @@
     blast.py BIN long [NAME ...]    those that take 20 minutes
     blast.py BIN smoke [NAME ...]   15 seconds of each
     blast.py BIN half [NAME ...]    each at half of its own sustained rate (open loop)
+    blast.py BIN asked [NAME ...]   the same loads for a minute, while someone asks each second; see below
     blast.py BIN disks              `fleet` with 64 connections: durable by fsync, by the system, and with a slow fsync
     blast.py BIN kill               `new` for 20 minutes, with a SIGKILL in the middle
     blast.py BIN restart            a start with a billion rows in 10,000 hours
+    blast.py BIN years              queries over two years of 100,000 edges an hour (--edges)
 
 Prints one figure a line, `name: value`: of several runs the median, and `.min` and `.max` of them. CPU is user + system
 time of the server process per flow: until the load ended (`cpu_us`), and until everything is flushed, compacted and
 settled (`cpu_us_settled`); `ratio` is the latter over the CPU that CPython's json.loads takes for such a flow in the same
 run, which compares between machines. `committer_us` is the CPU of the thread that every batch passes. `last_to_first` is
-the flows a second of the last third over those of the first. `read_growing` and `read_settled` are the CPU a row of
+the flows a second of the last third over those of the first. `growing_us_a_row` and `settled_us_a_row` are the CPU a row of
 `group_by=src_app` of an hour right after its last flow and once it is settled.
 
-During each load, a reader requests `group_by=src_app` of the newest hour each second. After it, the totals of GET /hours
-must be what the service acknowledged, to the byte.
+With `asked`, a reader requests `group_by=src_app` of the newest hour each second, which takes a core for itself where the
+hour has millions of rows. After each load, the totals of GET /hours must be what the service acknowledged, to the byte.
 
 With `--series FILE`, each second's flows and longest POST of the first run are written there, for a chart.
 """
@@ -46,6 +48,8 @@ PASSING = {"churn": 60, "march": 1}
 # An hour is settled a minute after its last flow, if there is a later one.
 SETTLE_S = 75
 SLOW_SYNC_US = 5000
+# Hours since the epoch: the start of a block of thirty days.
+YEARS_FROM = 600 * 720
 
 
 def compiled(name, *flags):
@@ -96,7 +100,7 @@ def post_one(server, hour):
     assert connection.getresponse().status == 200
 
 
-def run(a, figures, workload, seconds=None, rate=0, connections=8, series=None, reads=True):
+def run(a, figures, workload, seconds=None, rate=0, connections=8, series=None, reads=False):
     """One load of a fresh server. Returns the POSTs a second."""
     seconds = seconds or workload.seconds
     server = Server(a.binary, *a.arguments)
@@ -121,6 +125,13 @@ def run(a, figures, workload, seconds=None, rate=0, connections=8, series=None, 
         want = [int(said[key]) for key in ("acked_flows", "acked_tx", "acked_rx")]
         if got != want and not lost or got[0] < want[0]:
             sys.exit(f"NOT CONSERVED: {workload}: acknowledged {want}, GET /hours has {got}")
+        if reader:
+            figures.add("asked_flows_per_s", float(said["flows_per_s"]))
+            figures.add("read_ms", sorted(reader.ms)[len(reader.ms) // 2])
+            figures.add("read_longest_ms", max(reader.ms))
+            figures.add("reads_refused", len(reader.failed))
+            figures.add("asked_longest_ms", float(said["longest_ms"]))
+            return 0
         server.settle(SETTLE_S if len(totals) > 1 else 11)
         settled = server.cpu() - cpu
         flows = [int(words[2]) for words in per_second][:seconds]
@@ -141,10 +152,6 @@ def run(a, figures, workload, seconds=None, rate=0, connections=8, series=None, 
         figures.add("ratio", settled * 1e6 / acked / yardstick(a.parts))
         figures.add("memory_mib", server.memory("VmHWM"))
         figures.add("disk_bytes_a_flow", server.disk() / acked)
-        if reader and reader.ms:
-            figures.add("read_ms", sorted(reader.ms)[len(reader.ms) // 2])
-            figures.add("read_longest_ms", max(reader.ms))
-            figures.add("reads_refused", len(reader.failed))
         figures.add("conserved", 1)
         if series:
             with open(series, "w") as file:
@@ -183,7 +190,7 @@ def disks(a):
         for name, (arguments, environment) in variants.items():
             os.environ.update(environment)
             try:
-                run(argparse.Namespace(**{**vars(a), "arguments": arguments}), figures[name], fleet, a.seconds or 20, connections=64, reads=False)
+                run(argparse.Namespace(**{**vars(a), "arguments": arguments}), figures[name], fleet, a.seconds or 20, connections=64)
             finally:
                 for variable in environment:
                     del os.environ[variable]
@@ -251,30 +258,78 @@ def restart(a):
         server.close()
 
 
+def years(a):
+    """What people ask of a year: 8,760 hours, each with the same edges. Two years, of which the first begins on a day."""
+    hours, figures = 2 * 8760, Figures("blast.years")
+    server = Server(a.binary, *a.arguments)
+    try:
+        cpu = server.cpu()
+        workload = Workload("years", 7200, a.edges, hours)
+        out = load(a, server, workload, workload.seconds, YEARS_FROM).communicate()[0]
+        said = dict(line.split(": ") for line in out.splitlines())
+        stored = int(said["acked_flows"])
+        assert stored == a.edges * hours and said["refused"] == said["broken"] == "0", said
+        figures.add("rows", stored)
+        figures.add("flows_per_s", float(said["flows_per_s"]))
+        post_one(server, YEARS_FROM + hours + 720)
+        server.settle(SETTLE_S)
+        figures.add("cpu_us_settled", (server.cpu() - cpu) * 1e6 / stored)
+        figures.add("disk_bytes_a_row", server.disk() / stored)
+        first, second = (f"from={YEARS_FROM}&to={YEARS_FROM + 8760}", f"from={YEARS_FROM + 8760}&to={YEARS_FROM + hours}")
+        anywhere = f"from={YEARS_FROM + 7}&to={YEARS_FROM + 8760 + 5}"
+        for name, query in (
+            ("by_src_app", f"{first}&group_by=src_app"),
+            ("by_src_app_anywhere", f"{anywhere}&group_by=src_app"),
+            ("top_pairs", f"{first}&group_by=src_app,dest_app&sort=bytes&limit=10"),
+            ("compared", f"{second}&group_by=src_app&compare=previous&sort=change&limit=10"),
+            ("one_src_app_by_day", f"{first}&group_by=hour&step=24&src_app=svc-5"),
+            ("one_dest_app_by_day", f"{first}&group_by=hour&step=24&dest_app=svc-5"),
+            ("one_peer_by_day", f"{first}&group_by=hour&step=24&peer=svc-5"),
+            ("month_by_src_app", f"from={YEARS_FROM + 7}&to={YEARS_FROM + 7 + 720}&group_by=src_app"),
+            ("hours_by_month", None),
+        ):
+            for _ in range(3):
+                if query is None:
+                    before, begin = server.cpu_of_requests(), time.perf_counter()
+                    assert server.get("/hours?step=720")[0] == 200
+                    spent, ms = (server.cpu_of_requests() - before) * 1e6, (time.perf_counter() - begin) * 1e3
+                else:
+                    spent, _, ms, _ = ask(server, query, 1)
+                figures.add(f"{name}.ms", ms)
+                figures.add(f"{name}.cpu_ms", spent / 1e3)
+        figures.show()
+    finally:
+        server.close()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
-    parser.add_argument("part", choices=("smoke", "write", "long", "half", "disks", "kill", "restart"))
+    parser.add_argument("part", choices=("smoke", "write", "long", "half", "asked", "disks", "kill", "restart", "years"))
     parser.add_argument("names", nargs="*", help=", ".join([*WORKLOADS, *LONG, "read"]))
     parser.add_argument("--runs", type=int)
     parser.add_argument("--seconds", type=int, help="of each load")
     parser.add_argument("--rows", type=int, default=1_000_000_000, help="of `restart`")
+    parser.add_argument("--edges", type=int, default=100_000, help="of `years`")
     parser.add_argument("--series")
     parser.add_argument("--memory-max", help="as of `flowtally serve`")
     a = parser.parse_args()
-    a.runs = a.runs or {"smoke": 1, "long": 2, "half": 1, "kill": 1}.get(a.part, 5)
+    a.runs = a.runs or {"smoke": 1, "long": 2, "half": 1, "asked": 3, "kill": 1}.get(a.part, 5)
     a.blast = compiled("blast", "-pthread")
     a.arguments = ("--memory-max", a.memory_max) if a.memory_max else ()
     a.parts = bodies("fleet", 200_000, "yardstick")
     print("# runs", a.runs, flush=True)
-    if part := {"disks": disks, "kill": kill, "restart": restart}.get(a.part):
+    if part := {"disks": disks, "kill": kill, "restart": restart, "years": years}.get(a.part):
         return part(a)
     known = LONG if a.part == "long" else WORKLOADS
-    for name in a.names or [*known, *(["read"] if a.part == "write" else [])]:
+    names = {"write": [*known, "read"], "asked": ["fleet", "wide", "new", "churn"]}.get(a.part, known)
+    for name in a.names or names:
         figures = Figures(f"blast.{name}" + (".half" if a.part == "half" else ""))
         for number in range(a.runs):
             if name == "read":
                 read(a, figures)
+            elif a.part == "asked":
+                run(a, figures, known[name], a.seconds or 60, reads=True)
             elif a.part == "half":
                 rate = run(a, Figures(""), known[name], 30)
                 run(a, figures, known[name], 60, rate / 2)

@@ -242,7 +242,9 @@ fn bench_row(c: &mut Criterion) {
             tx: 123_456,
             rx: 7_654_321,
         },
+        before: None,
         hour: Hour::new(12),
+        is_other: false,
     };
     for (id, format) in [("json", RowFormat::Json), ("csv", RowFormat::Csv)] {
         let mut out = Vec::with_capacity(1 << 10);

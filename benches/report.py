@@ -75,7 +75,13 @@ TABLES = {
     "Questions while flows come in: `group_by=src_app` of the newest hour, each second": [
         (f"`{name}`: {what}", f"blast.{name}.{figure}", None)
         for name in ("fleet", "wide", "new", "churn")
-        for what, figure in (("median, ms", "read_ms"), ("longest, ms", "read_longest_ms"), ("refused", "reads_refused"))
+        for what, figure in (
+            ("median, ms", "read_ms"),
+            ("longest, ms", "read_longest_ms"),
+            ("refused", "reads_refused"),
+            ("flows/s meanwhile", "asked_flows_per_s"),
+            ("longest POST meanwhile, ms", "asked_longest_ms"),
+        )
     ] + [
         ("hour of `wide` right after its last flow: CPU µs a row", "blast.read.growing_us_a_row", None),
         ("the same, settled", "blast.read.settled_us_a_row", None),
