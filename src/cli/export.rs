@@ -11,8 +11,8 @@ use crate::store::Store;
 use agent::client::{Client, describe_read_error};
 use agent::command::connect;
 use agent::terminal::Style;
-use flow::query::{HoursQuery, Query};
-use flow::{Encoding, Field, Hour, HourRange, Totals};
+use flow::query::{HourTotals, HoursQuery, Query};
+use flow::{Encoding, Field, HourRange};
 
 pub(super) fn run(arguments: &Export) -> Result<(), String> {
     let (first, end) = (
@@ -64,21 +64,42 @@ enum RowsFrom {
 /// progress keeps files from being deleted, so each should be short.
 const GROUP_FLOWS_MAX: u64 = 1_000_000;
 
-/// Groups hours that are read together. They are in ascending order.
-#[derive(Default)]
+/// Hours that are read together, in rows of `step` hours each.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    hours: HourRange,
+    step: u32,
+}
+
+/// Groups hours, which are in ascending order.
 struct Groups {
-    groups: Vec<HourRange>,
+    groups: Vec<Group>,
     flows: u64,
+    /// No group is longer, whatever the hours consist of.
+    of: HourRange,
 }
 
 impl Groups {
-    fn add(&mut self, hour: Hour, flows: u64) {
-        self.flows = self.flows.saturating_add(flows);
+    fn add(&mut self, of: HourTotals) {
+        let step = of.finest_step;
+        let last = self.groups.last();
+        if last.is_some_and(|last| of.hour.get() < last.hours.end()) {
+            // It is in a longer span that begins before it.
+            self.flows = self.flows.saturating_add(of.totals.flows);
+            return;
+        }
+        // What is only in longer spans is read by whole spans.
+        let first = of.hour.get() - of.hour.get() % step;
+        let end = first.saturating_add(step).min(self.of.end());
+        self.flows = self.flows.saturating_add(of.totals.flows);
         match self.groups.last_mut() {
-            Some(last) if self.flows <= GROUP_FLOWS_MAX => *last = last.until(hour),
+            Some(last) if last.step == step && self.flows <= GROUP_FLOWS_MAX => {
+                last.hours = (last.hours.start()..end).into();
+            }
             _ => {
-                self.groups.push(hour.into());
-                self.flows = flows;
+                let hours = (first.max(self.of.start())..end).into();
+                self.groups.push(Group { hours, step });
+                self.flows = of.totals.flows;
             }
         }
     }
@@ -86,14 +107,17 @@ impl Groups {
 
 impl RowsFrom {
     /// The hours that hold flows, in groups, so that millions of hours do not need a request each.
-    fn groups(&self, hours: HourRange) -> Result<Vec<HourRange>, String> {
-        let mut groups = Groups::default();
+    fn groups(&self, hours: HourRange) -> Result<Vec<Group>, String> {
+        let mut groups = Groups {
+            groups: Vec::new(),
+            flows: 0,
+            of: hours,
+        };
         match self {
             RowsFrom::Service(client) => {
                 for of in connect::hours(client, hours)? {
-                    let of = of?;
-                    if let Some(hour) = Hour::new(of.hour) {
-                        groups.add(hour, of.flows);
+                    if let Some(of) = of?.totals() {
+                        groups.add(of);
                     }
                 }
             }
@@ -103,8 +127,8 @@ impl RowsFrom {
                     ..HoursQuery::ALL
                 };
                 let hours = engine.hours(store, &query, CancellationToken::default());
-                let mut add = |hour: Hour, totals: Totals| {
-                    groups.add(hour, totals.flows);
+                let mut add = |of| {
+                    groups.add(of);
                     ControlFlow::Continue(())
                 };
                 hours
@@ -115,13 +139,9 @@ impl RowsFrom {
         Ok(groups.groups)
     }
 
-    fn write_all(
-        &self,
-        groups: Vec<HourRange>,
-        out: &mut Output<impl Write>,
-    ) -> Result<(), Failed> {
-        for hours in groups {
-            self.write(hours, out)?;
+    fn write_all(&self, groups: Vec<Group>, out: &mut Output<impl Write>) -> Result<(), Failed> {
+        for group in groups {
+            self.write(group, out)?;
         }
         if !out.any && out.format == ExportFormat::Csv {
             let header = Field::ALL.map(Field::name).join(",") + "\n";
@@ -130,8 +150,9 @@ impl RowsFrom {
         out.out.flush().map_err(Failed::Output)
     }
 
-    /// Writes the rows of `hours`.
-    fn write(&self, hours: HourRange, out: &mut Output<impl Write>) -> Result<(), Failed> {
+    /// Writes the rows of a group. Those of steps have the first hour of each.
+    fn write(&self, group: Group, out: &mut Output<impl Write>) -> Result<(), Failed> {
+        let Group { hours, step } = group;
         let (from, to) = (hours.start(), hours.end());
         let failed = |e: &dyn std::fmt::Display| {
             Failed::Source(match hours.len() {
@@ -146,7 +167,11 @@ impl RowsFrom {
                     ExportFormat::Ndjson => "application/x-ndjson",
                     ExportFormat::Csv => "text/csv",
                 };
-                let response = client.get(&format!("/flows?from={from}&to={to}"), accept);
+                let mut target = format!("/flows?from={from}&to={to}");
+                if step > 1 {
+                    target += &format!("&group_by=src_app,dest_app,vpc_id,hour&step={step}");
+                }
+                let response = client.get(&target, accept);
                 let mut body = response.map_err(|e| failed(&e))?.into_body().into_reader();
                 let mut part = vec![0; 128 << 10];
                 loop {
@@ -164,7 +189,10 @@ impl RowsFrom {
                     ExportFormat::Ndjson => RowFormat::Ndjson,
                     ExportFormat::Csv => RowFormat::Csv,
                 };
-                let query = Query::all_of(hours);
+                let query = Query {
+                    step,
+                    ..Query::all_of(hours)
+                };
                 let rows = engine.ask(store, &query, CancellationToken::default());
                 let rows = rows.map_err(|e| failed(&e))?;
                 let encoded = EncodedRows::new(rows, format, Encoding::Identity);

@@ -5,9 +5,12 @@ mod compact;
 mod export;
 mod import;
 mod manual;
+mod query;
 mod restore;
 mod serve;
 mod stats;
+mod table;
+mod text;
 mod top;
 mod verify;
 
@@ -28,6 +31,7 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Stats(arguments) => stats::run(&arguments),
+        Command::Query(arguments) => query::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::pages(&arguments),

@@ -115,7 +115,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
             receipts_bytes_max: u64::from(arguments.idempotency_disk_max) << 20,
             import_window: arguments.import_window,
             import_receipts_bytes_max: u64::from(arguments.import_disk_max) << 20,
-            retain_hours: arguments.hours.retain_hours,
+            retention: arguments.hours.retention()?,
             clock_bounds_age: arguments.hours.ahead_max().is_some(),
             metrics: metrics.clone(),
             disk_reserve_bytes: arguments.disk_reserve.map(|mib| u64::from(mib) << 20),

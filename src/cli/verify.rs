@@ -14,8 +14,8 @@ pub(super) fn report(verified: &Verified) -> Result<(), String> {
         agent::command::eprint_line(&fault.to_string());
     }
     let read = format!(
-        "{} hours, {} flows in {} rows, and {} batches in the journal",
-        verified.hours, verified.flows, verified.rows, verified.journal_batches
+        "{} hours, {} flows in {} rows, {} sums of days or of thirty days, and {} batches in the journal",
+        verified.hours, verified.flows, verified.rows, verified.spans, verified.journal_batches
     );
     let more = verified.faults_found - verified.faults.len() as u64;
     if more > 0 {

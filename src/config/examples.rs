@@ -27,6 +27,12 @@ Examples:
   flowtally export --from 2026-11-29 --to 2026-11-30
   flowtally export --data-dir /var/lib/flowtally";
 
+pub(super) const QUERY: &str = "\
+Examples:
+  flowtally query --from 7d --group-by src_app,dest_app
+  flowtally query --from 30d --to today --group-by hour --step 24 src_app=web
+  flowtally query --from yesterday --to today --group-by src_app --compare previous";
+
 pub(super) const TOP: &str = "\
 Examples:
   flowtally top

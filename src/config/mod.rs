@@ -9,6 +9,7 @@ mod examples;
 mod file;
 mod hours;
 mod location;
+mod query;
 mod serve;
 mod tips;
 mod top;
@@ -17,6 +18,7 @@ pub use cluster::Cluster;
 pub use file::{Settings, parse};
 pub use hours::HourArgs;
 pub use location::DataLocation;
+pub use query::{QueryArgs, QueryFormat};
 pub use serve::{Durability, LogFormat, MemoryPlan, Serve};
 pub use top::{Filters, GroupBy, HourChoice, SortBy, Top, TopFormat};
 
@@ -104,6 +106,12 @@ pub enum Command {
     ///
     /// Changes nothing in a data directory. Exit status: 0 when it is printed, 1 with a line that explains why not.
     Stats(Stats),
+    /// Print how many bytes went between applications: filtered, grouped, sorted, by steps of time, compared.
+    ///
+    /// It asks the service what GET /flows can answer; docs/api.md has the meaning of each parameter. Exit status: 0 when the
+    /// rows are printed, or the reader has closed the pipe; 1 with a line that explains why not.
+    #[command(after_help = examples::QUERY)]
+    Query(QueryArgs),
     /// Show the applications with the most traffic in an hour, and their rates, live.
     ///
     /// Keys: s sorts, g groups, / searches, left and right change the hour, space pauses, ? lists all keys, q quits. It

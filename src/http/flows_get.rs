@@ -22,6 +22,7 @@ use super::{negotiate, parameters};
 use crate::query::{Coverage, EncodedRows, QueryError, RowFormat};
 use crate::service::Service;
 use crate::telemetry::Metrics;
+use flow::headers;
 use flow::query::{Query, text};
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
@@ -92,6 +93,7 @@ pub(super) async fn stream(
     let next_page = rows.next_page();
     let next_page = next_page.map(|cursor| parameters::next_page(request.query, cursor));
     let coverage = rows.coverage();
+    let totals = rows.totals();
     let mut response = if rows.has_ended() {
         // A short response is sent in one piece, with its length.
         Response::new(chunk.into())
@@ -109,12 +111,21 @@ pub(super) async fn stream(
         let rest = stream::once(async { Ok(chunk) }).chain(rest);
         warp::reply::stream(rest).into_response()
     };
-    let headers = response.headers_mut();
+    let response_headers = response.headers_mut();
     if let Some(next_page) = next_page {
         let value = HeaderValue::try_from(next_page).map_err(|_| Problem::Internal)?;
-        headers.insert(header::LINK, value);
+        response_headers.insert(header::LINK, value);
     }
-    add_coverage(headers, &coverage)?;
+    if let Some(totals) = totals {
+        for (name, sum) in [
+            (headers::FLOWTALLY_TOTAL_BYTES_TX, totals.tx),
+            (headers::FLOWTALLY_TOTAL_BYTES_RX, totals.rx),
+        ] {
+            let value = HeaderValue::try_from(sum.to_string()).map_err(|_| Problem::Internal)?;
+            response_headers.insert(name, value);
+        }
+    }
+    add_coverage(response_headers, &coverage)?;
     Ok(response)
 }
 

@@ -1,28 +1,10 @@
 //! Query parameters that only the HTTP API has: those of `POST` and `DELETE /flows`, and the link to the next page.
 
-use warp::http::Method;
-
-use flow::Hour;
 use flow::query::text;
 use flow::query::text::BadQuery;
 
 fn bad(what: impl Into<String>) -> BadQuery {
     BadQuery(what.into())
-}
-
-/// Reads `hour`, the only parameter of `method` on `/flows`.
-pub(super) fn parse_hour(query: &str, method: &Method) -> Result<Hour, BadQuery> {
-    let mut hour = None;
-    for (name, value) in text::parse(query)? {
-        if name != "hour" {
-            return Err(bad(format!(
-                "{name:?} is not a parameter of {method} /flows; hour is"
-            )));
-        }
-        text::once(&name, &hour)?;
-        hour = Some(text::parse_hour(&name, &value)?);
-    }
-    hour.ok_or_else(|| bad("the parameter hour is missing, as in /flows?hour=1"))
 }
 
 /// Reads `wait`, the only parameter of `POST /flows`: whether the response waits until the flows are visible.
@@ -46,7 +28,8 @@ pub(super) fn parse_wait(query: &str) -> Result<bool, BadQuery> {
 pub(super) fn next_page(query: &str, cursor: &str) -> String {
     let mut next = form_urlencoded::Serializer::new(String::new());
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        if name != "cursor" {
+        // Only the first page has the sums of all others.
+        if name != "cursor" && name != "other" {
             next.append_pair(&name, &value);
         }
     }

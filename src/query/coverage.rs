@@ -13,6 +13,20 @@ pub struct Coverage {
 }
 
 impl Coverage {
+    /// Adds that of another response, to a response that has the rows of both.
+    pub(super) fn unite(&mut self, other: &Coverage) {
+        self.missing.extend(&other.missing);
+        self.missing.sort_unstable();
+        self.missing.dedup();
+        self.lag.extend(&other.lag);
+        // The largest lag of each partition.
+        self.lag
+            .sort_unstable_by_key(|(partition, lag)| (*partition, std::cmp::Reverse(*lag)));
+        self.lag.dedup_by_key(|(partition, _)| *partition);
+        self.lag
+            .retain(|(partition, _)| !self.missing.contains(partition));
+    }
+
     /// Names and values of the headers.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
         let missing = self.missing.iter().map(Partition::to_string).collect();

@@ -22,6 +22,12 @@ const VERSION: u8 = 1;
 fn fingerprint(query: &Query) -> u64 {
     let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
     (&query.hours, &query.filter, query.columns, query.sort).hash(&mut hasher);
+    if query.step > 1 {
+        query.step.hash(&mut hasher);
+    }
+    if query.compare.is_some() {
+        query.compare.hash(&mut hasher);
+    }
     hasher.finish()
 }
 

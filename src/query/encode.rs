@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Coverage, Hours, QueryError, Row, Rows};
 use flow::query::{Columns, HourRow};
-use flow::{Encoding, Field};
+use flow::{Encoding, Field, Totals};
 
 /// The format of rows.
 #[derive(Clone, Copy, Debug)]
@@ -161,6 +161,14 @@ impl EncodedRows {
         }
     }
 
+    /// See [`Rows::totals`].
+    pub fn totals(&self) -> Option<Totals> {
+        match &self.content {
+            Content::Rows(rows, _) => rows.totals(),
+            Content::Hours(_) | Content::Items(_) => None,
+        }
+    }
+
     /// See [`Rows::take_revocations`].
     pub fn take_revocations(&mut self) -> Vec<CancellationToken> {
         match &mut self.content {
@@ -246,7 +254,7 @@ impl Content {
 
     fn write_head(&self, out: &mut Vec<u8>) {
         match self {
-            Content::Rows(rows, RowFormat::Csv) => write_header(rows.columns(), out),
+            Content::Rows(rows, RowFormat::Csv) => write_header(rows, out),
             Content::Items(items) => out.extend_from_slice(items.head()),
             content if content.is_json() => out.push(b'['),
             _ => {}
@@ -266,14 +274,23 @@ impl Content {
             false => ControlFlow::Break(()),
         };
         match self {
+            Content::Rows(rows, RowFormat::Csv)
+                if rows.totals().is_some() || rows.is_compared() =>
+            {
+                let (columns, has_other) = (rows.columns(), rows.totals().is_some());
+                rows.read(|row| {
+                    write_csv_with_more(row, columns, has_other, out);
+                    unless_full(out)
+                })
+            }
             Content::Rows(rows, format) => rows.read(|row| {
                 separate(out);
                 format.write(row, out);
                 unless_full(out)
             }),
-            Content::Hours(hours) => hours.read(|hour, totals| {
+            Content::Hours(hours) => hours.read(|of| {
                 separate(out);
-                HourRow::new(hour, totals).write(out);
+                HourRow::new(of).write(out);
                 unless_full(out)
             }),
             Content::Items(items) => {
@@ -300,8 +317,11 @@ impl Content {
     }
 }
 
-fn write_header(columns: Columns, out: &mut Vec<u8>) {
-    let names: Vec<&str> = columns.fields().map(Field::name).collect();
+fn write_header(rows: &Rows, out: &mut Vec<u8>) {
+    let names = rows.columns().fields().map(Field::name);
+    let before = rows.is_compared().then_some(BEFORE).into_iter().flatten();
+    let other = rows.totals().map(|_| OTHER);
+    let names: Vec<&str> = names.chain(before).chain(other).collect();
     out.extend_from_slice(names.join(",").as_bytes());
     out.push(b'\n');
 }
@@ -325,6 +345,9 @@ impl RowFormat {
 fn write_json(row: &Row<'_>, out: &mut Vec<u8>) {
     let mut digits = itoa::Buffer::new();
     out.push(b'{');
+    if row.is_other {
+        out.extend_from_slice(b"\"other\":true,");
+    }
     for (name, value) in [
         (&b"\"src_app\":"[..], row.src_app),
         (b"\"dest_app\":", row.dest_app),
@@ -340,6 +363,14 @@ fn write_json(row: &Row<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(digits.format(row.counters.tx).as_bytes());
     out.extend_from_slice(b",\"bytes_rx\":");
     out.extend_from_slice(digits.format(row.counters.rx).as_bytes());
+    if let Some(before) = row.before {
+        for (name, sum) in BEFORE.into_iter().zip([before.tx, before.rx]) {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(digits.format(sum).as_bytes());
+        }
+    }
     if let Some(hour) = row.hour {
         out.extend_from_slice(b",\"hour\":");
         out.extend_from_slice(digits.format(hour.get()).as_bytes());
@@ -360,6 +391,39 @@ fn write_json_string(text: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
     }
+}
+
+/// The field of the row that has the sums of all others.
+const OTHER: &str = "other";
+
+/// The fields of the sums of the hours that are compared.
+const BEFORE: [&str; 2] = ["bytes_tx_before", "bytes_rx_before"];
+
+/// Like [`write_csv`], with the sums of the hours that are compared, and with a column that tells the row of all others from
+/// one with empty names.
+fn write_csv_with_more(row: &Row<'_>, columns: Columns, has_other: bool, out: &mut Vec<u8>) {
+    let mut digits = [(); 5].map(|()| itoa::Buffer::new());
+    let [tx, rx, hour, tx_before, rx_before] = &mut digits;
+    let sums = [tx.format(row.counters.tx), rx.format(row.counters.rx)];
+    let hour = row.hour.map(|of| hour.format(of.get()));
+    let before = row
+        .before
+        .map(|before| [tx_before.format(before.tx), rx_before.format(before.rx)]);
+    let field = |field| match field {
+        Field::SrcApp => row.src_app,
+        Field::DestApp => row.dest_app,
+        Field::VpcId => row.vpc_id,
+        Field::BytesTx => Some(sums[0]),
+        Field::BytesRx => Some(sums[1]),
+        Field::Hour => hour,
+    };
+    let fields = columns.fields().map(|of| field(of).unwrap_or(""));
+    let other = has_other.then_some(if row.is_other { "true" } else { "" });
+    let mut csv = csv::WriterBuilder::new()
+        .buffer_capacity(256)
+        .from_writer(out);
+    let more = before.into_iter().flatten().chain(other);
+    let _infallible = csv.write_record(fields.chain(more));
 }
 
 fn write_csv(row: &Row<'_>, out: &mut Vec<u8>) {

@@ -13,7 +13,7 @@ use super::bounds::MemoryReservation;
 use super::{FilteredScan, QueryError};
 use crate::store::StoredRow;
 use flow::codec;
-use flow::query::Columns;
+use flow::query::{Columns, Query};
 use flow::{Counters, Hour};
 
 /// Aggregation state: a table is filled with adjacent rows, then read, then filled with the next ones.
@@ -35,22 +35,25 @@ pub(super) struct Groups {
 }
 
 /// Number of leading key columns by which the rows of each group are adjacent.
-pub(super) fn leading(columns: Columns, is_one_hour: bool) -> usize {
-    let together = |at: &usize| columns.has_at(*at) || (*at == 0 && is_one_hour);
-    (0..4).take_while(together).count()
+pub(super) fn leading(query: &Query) -> usize {
+    let is_one_hour = query.hours.only().is_some();
+    let together = |at: &usize| query.columns.has_at(*at) || (*at == 0 && is_one_hour);
+    let leading = (0..4).take_while(together).count();
+    // The names of a step begin anew in each hour.
+    let of_names = if query.step > 1 && !is_one_hour { 0 } else { 3 };
+    leading.min(1 + of_names)
 }
 
-/// Whether many groups can be open at a time, because a query omits a column and selects a later one.
-pub(super) fn needs_table(columns: Columns, is_one_hour: bool) -> bool {
-    (leading(columns, is_one_hour)..4).any(|at| columns.has_at(at))
+/// Whether many groups can be open at a time, because a query omits a column and selects a later one, or adds up hours.
+pub(super) fn needs_table(query: &Query) -> bool {
+    (leading(query)..4).any(|at| query.columns.has_at(at))
 }
 
 impl Groups {
-    /// Groups rows of one hour or of several by `columns`.
-    pub(super) fn new(columns: Columns, is_one_hour: bool, memory: MemoryReservation) -> Groups {
+    pub(super) fn new(query: &Query, memory: MemoryReservation) -> Groups {
         Groups {
-            columns,
-            leading: leading(columns, is_one_hour),
+            columns: query.columns,
+            leading: leading(query),
             prefix: Vec::new(),
             table: Table::new(memory),
             next: 0,
@@ -63,13 +66,13 @@ impl Groups {
     /// Adds up all rows of `matching` in one table, whatever the columns, so that it can be united with others. The groups
     /// can be read after [`Groups::sort`].
     pub(super) fn collect(
-        columns: Columns,
+        query: &Query,
         matching: &mut FilteredScan,
         memory: MemoryReservation,
     ) -> Result<Groups, QueryError> {
         let mut groups = Groups {
             leading: 0,
-            ..Groups::new(columns, false, memory)
+            ..Groups::new(query, memory)
         };
         groups.ended = matching.for_each_row(|row| groups.add(row))?;
         Ok(groups)

@@ -8,19 +8,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Coverage, QueryError, bounds};
 use crate::store::{Ledger, Store};
-use flow::{Hour, HourRange, Totals};
+use flow::query::HourTotals;
+use flow::{HourRange, Totals};
 
 /// Hours and their totals, ascending by hour.
 pub trait HourSource: Debug + Send + Sync {
-    fn next(&mut self) -> Result<Option<(Hour, Totals)>, QueryError>;
+    fn next(&mut self) -> Result<Option<HourTotals>, QueryError>;
 
     /// Sets the time after which `next` fails.
     fn set_deadline(&mut self, _deadline: Option<Instant>) {}
 }
 
 impl HourSource for Ledger {
-    fn next(&mut self) -> Result<Option<(Hour, Totals)>, QueryError> {
-        Ok(Iterator::next(self).transpose()?)
+    fn next(&mut self) -> Result<Option<HourTotals>, QueryError> {
+        let next = Iterator::next(self).transpose()?;
+        Ok(next.map(|(hour, totals)| HourTotals {
+            hour,
+            totals,
+            finest_step: self.finest_step(hour),
+        }))
     }
 
     fn set_deadline(&mut self, deadline: Option<Instant>) {
@@ -32,6 +38,10 @@ impl HourSource for Ledger {
 #[derive(Debug)]
 pub struct Hours {
     sources: Vec<MergeInput>,
+    /// See [`HoursQuery::step`](flow::query::HoursQuery::step).
+    step: u32,
+    /// The step that has been read last; more of its hours may follow.
+    pending: Option<HourTotals>,
     started: bool,
     tag: Option<u64>,
     time_max: Duration,
@@ -44,7 +54,7 @@ pub struct Hours {
 #[derive(Debug)]
 struct MergeInput {
     hours: Box<dyn HourSource>,
-    next: Option<(Hour, Totals)>,
+    next: Option<HourTotals>,
 }
 
 impl Hours {
@@ -52,6 +62,8 @@ impl Hours {
     pub fn new(time_max: Duration, cancel: CancellationToken) -> Hours {
         Hours {
             sources: Vec::new(),
+            step: 1,
+            pending: None,
             started: false,
             tag: Some(0),
             time_max,
@@ -59,6 +71,13 @@ impl Hours {
             coverage: Coverage::default(),
             revocations: Vec::new(),
         }
+    }
+
+    /// Adds up hours in steps.
+    #[must_use]
+    pub fn in_steps_of(mut self, step: u32) -> Hours {
+        self.step = step;
+        self
     }
 
     /// Adds a source of hours, with its [`Hours::tag`].
@@ -99,7 +118,7 @@ impl Hours {
     /// other nodes.
     pub fn read(
         &mut self,
-        mut each: impl FnMut(Hour, Totals) -> ControlFlow<()>,
+        mut each: impl FnMut(HourTotals) -> ControlFlow<()>,
     ) -> Result<bool, QueryError> {
         let deadline = bounds::deadline_after(self.time_max);
         for source in &mut self.sources {
@@ -111,39 +130,65 @@ impl Hours {
         self.started = true;
         loop {
             let first = self.sources.iter().filter_map(|source| source.next);
-            let Some(hour) = first.map(|(hour, _)| hour).min() else {
+            let Some(hour) = first.map(|next| next.hour).min() else {
+                if let Some(last) = self.pending.take() {
+                    let _last = each(last);
+                }
                 return Ok(true);
             };
-            let mut sum = Totals::default();
+            let mut sum = HourTotals {
+                hour: hour.minus(hour.get() % self.step),
+                totals: Totals::default(),
+                finest_step: 1,
+            };
             for source in &mut self.sources {
-                if let Some((_, totals)) = source.next.filter(|(of, _)| *of == hour) {
-                    sum.add(totals);
+                if let Some(next) = source.next.filter(|next| next.hour == hour) {
+                    add(&mut sum, next);
                     source.next = source.hours.next()?;
                 }
             }
-            if each(hour, sum).is_break() {
-                return Ok(false);
+            match &mut self.pending {
+                Some(of) if of.hour == sum.hour => add(of, sum),
+                pending => {
+                    if let Some(before) = pending.replace(sum)
+                        && each(before).is_break()
+                    {
+                        return Ok(false);
+                    }
+                }
             }
         }
     }
 }
 
+fn add(sum: &mut HourTotals, other: HourTotals) {
+    sum.totals.add(other.totals);
+    sum.finest_step = sum.finest_step.max(other.finest_step);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flow::Hour;
 
     #[derive(Debug)]
     struct Given(std::vec::IntoIter<u64>);
 
     impl HourSource for Given {
-        fn next(&mut self) -> Result<Option<(Hour, Totals)>, QueryError> {
+        fn next(&mut self) -> Result<Option<HourTotals>, QueryError> {
             let totals = |hour| Totals {
                 flows: 1,
                 tx: u128::from(hour),
                 rx: 0,
             };
             let next = self.0.next();
-            Ok(next.and_then(|hour| Some((Hour::new(hour)?, totals(hour)))))
+            Ok(next.and_then(|hour| {
+                Some(HourTotals {
+                    hour: Hour::new(hour)?,
+                    totals: totals(hour),
+                    finest_step: 1,
+                })
+            }))
         }
     }
 
@@ -159,8 +204,8 @@ mod tests {
         let mut read = Vec::new();
         // One at a time.
         while !hours
-            .read(|hour, totals| {
-                read.push((hour.get(), totals.flows, totals.tx));
+            .read(|of| {
+                read.push((of.hour.get(), of.totals.flows, of.totals.tx));
                 ControlFlow::Break(())
             })
             .unwrap()

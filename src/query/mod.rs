@@ -10,10 +10,12 @@
 //! merged ([`merge`]) before they are ranked.
 
 mod bounds;
+mod compare;
 mod cores;
 mod coverage;
 mod cursor;
 mod encode;
+mod filtered;
 mod group;
 mod hours;
 mod matcher;
@@ -21,6 +23,9 @@ mod merge;
 mod parts;
 mod rank;
 mod row;
+mod rows;
+#[cfg(test)]
+mod step_tests;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -34,17 +39,20 @@ pub use encode::{EncodedRows, JsonItems, RowEncoder, RowFormat};
 pub use hours::{HourSource, Hours};
 pub use merge::{QuerySources, RowSource};
 pub use row::Row;
+pub use rows::Rows;
 
-use crate::store::{Scan, ScanEnd, Selection, Store, StoreError, StoredRow};
+use crate::store::{ScanEnd, Selection, Store, StoreError, Tier};
 use bounds::{MemoryPool, MemoryReservation};
 use cores::Cores;
-use flow::Partition;
-use flow::codec::{Corrupt, FlowKey};
+use filtered::FilteredScan;
+use flow::codec::Corrupt;
 use flow::query::{Columns, HoursQuery, Query};
+use flow::{Counters, Field, Partition};
 use group::Groups;
 use matcher::Matcher;
 use merge::{LocalRows, MergedRows};
 use rank::{Page, RankedRow, Ranking, SortKey};
+use rows::Stream;
 
 /// The reason why a query failed, before or during its response.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +62,9 @@ pub enum QueryError {
     Overloaded(String),
     #[error("groups, sorting or a page would take more than {} MiB", bytes_max >> 20)]
     TooLarge { bytes_max: usize },
+    /// The hours are only kept in longer spans.
+    #[error("{0}")]
+    TooCoarse(String),
     #[error("it took longer than the time limit")]
     TooLong,
     #[error("the client disconnected")]
@@ -76,6 +87,7 @@ pub enum QueryError {
 impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> QueryError {
         match error {
+            StoreError::TooCoarse { .. } => QueryError::TooCoarse(error.to_string()),
             StoreError::ViewMemoryFull => QueryError::Overloaded(error.to_string()),
             StoreError::ScanEnded(ScanEnd::DeadlineExceeded) => QueryError::TooLong,
             StoreError::ScanEnded(ScanEnd::Cancelled) => QueryError::Cancelled,
@@ -124,7 +136,7 @@ impl Engine {
         query: &HoursQuery,
         cancel: CancellationToken,
     ) -> Result<Hours, QueryError> {
-        let mut hours = Hours::new(self.time_max, cancel);
+        let mut hours = Hours::new(self.time_max, cancel).in_steps_of(query.step);
         hours.add_store(store, query.hours)?;
         Ok(hours)
     }
@@ -137,6 +149,9 @@ impl Engine {
         query: &Query,
         cancel: CancellationToken,
     ) -> Result<Rows, QueryError> {
+        if query.compare.is_some() {
+            return self.compare(query, |span| self.ask(store, span, cancel.clone()));
+        }
         let after = cursor::sort_key(query)?;
         let memory = MemoryReservation::new(&self.pool);
         let mut parts = Vec::new();
@@ -185,6 +200,8 @@ impl Engine {
         }
         let rows = Rows {
             columns: query.columns,
+            totals: None,
+            is_compared: false,
             stream: Stream::Merged(MergedRows::new(sources, self.time_max, cancel)),
             next_page: None,
             coverage: opened.coverage,
@@ -202,17 +219,28 @@ impl Engine {
         cancel: &CancellationToken,
         parts: usize,
     ) -> Result<Vec<FilteredScan>, QueryError> {
-        let mut selection =
-            Selection::hours(query.hours).between(&query.filter.src_apps, &query.filter.dest_apps);
+        let (src_app, dest_app) = (&query.filter.src_app, &query.filter.dest_app);
+        // Other conditions on dest_apps are left to the matcher.
+        let sought = dest_app
+            .prefixes
+            .is_empty()
+            .then_some(dest_app.names.as_slice());
+        let sought = sought.unwrap_or_default();
+        let hours = Selection::hours(query.hours);
+        let mut selection = hours.between(&src_app.names, &src_app.prefixes, sought);
         if let (Some(after), None) = (after, query.sort) {
-            let leading = group::leading(query.columns, is_one_hour(query));
+            let leading = group::leading(query);
             selection = selection.starting_at(cursor::first_key(query, leading, &after.key));
+        }
+        if let Some(tier) = largest_span(query) {
+            selection = selection.with_spans(tier);
         }
         let scans = store.select_parts(selection, parts)?;
         let filtered = scans.into_iter().map(|mut scan| {
             scan.set_cancel(cancel.clone());
             FilteredScan {
                 scan,
+                step: query.step,
                 rows_of_other_parts: 0,
                 matcher: Matcher::new(&query.filter),
                 time_max: self.time_max,
@@ -222,22 +250,38 @@ impl Engine {
     }
 }
 
-fn is_one_hour(query: &Query) -> bool {
-    query.hours.only().is_some()
+/// The largest spans whose sums give the same answer as those of their hours.
+fn largest_span(query: &Query) -> Option<Tier> {
+    let gives_same = |tier: &Tier| match query.columns.has(Field::Hour) {
+        true => query.step.is_multiple_of(tier.hours()),
+        false => true,
+    };
+    let fits = |tier: &Tier| tier.hours() <= query.hours.len() && gives_same(tier);
+    Tier::ALL.into_iter().rfind(fits)
 }
 
 /// The empty groups of `query`; `None` if it requests rows.
 fn new_groups(query: &Query, memory: &MemoryReservation) -> Option<Groups> {
-    let columns = query.columns;
-    let groups = || Groups::new(columns, is_one_hour(query), memory.for_same_query());
-    (columns != Columns::ALL).then(groups)
+    let groups = || Groups::new(query, memory.for_same_query());
+    query.is_grouped().then(groups)
 }
 
 /// Whether all rows have to be read before the first row of the response is known.
 fn reads_everything_first(query: &Query) -> bool {
     let is_page = query.limit.is_some() || query.cursor.is_some();
-    let needs_table = || group::needs_table(query.columns, is_one_hour(query));
-    query.sort.is_some() || !is_page && (query.columns == Columns::NONE || needs_table())
+    let needs_table = || query.is_grouped() && group::needs_table(query);
+    let is_short = query.columns == Columns::NONE || has_few_steps(query) || needs_table();
+    query.sort.is_some() || !is_page && is_short
+}
+
+/// Days that are read before the first row of the response, rather than as it is sent.
+const DAYS_MAX: u32 = 2_000;
+
+/// Whether the rows are sums of a few days or longer steps, which several threads can find.
+fn has_few_steps(query: &Query) -> bool {
+    let by_hour_only = Columns::NONE.with(Field::Hour) == Some(query.columns);
+    let days = query.hours.len() / Tier::Day.hours();
+    by_hour_only && query.step.is_multiple_of(Tier::Day.hours()) && days <= DAYS_MAX
 }
 
 /// Executes a query of one store, whose rows are in several `parts`, on as many threads.
@@ -249,12 +293,15 @@ fn ask_parts(
     stop: &CancellationToken,
 ) -> Result<Rows, QueryError> {
     let rows_read = |parts: &[FilteredScan]| parts.iter().map(FilteredScan::rows_read).sum();
-    if query.columns == Columns::ALL {
-        let ranking = |memory| Ranking::new(query.sort, query.limit, after.clone(), memory);
+    if !query.is_grouped() {
+        let ranking = |memory| {
+            let ranking = Ranking::new(query.sort, query.limit, after.clone(), memory);
+            ranking.with_totals(query.other)
+        };
         let page = parts::rank(&mut parts, memory, stop, ranking)?;
         return Ok(paged(query, Coverage::default(), page, rows_read(&parts)));
     }
-    let groups = parts::group(&mut parts, query.columns, memory, stop)?;
+    let groups = parts::group(&mut parts, query, memory, stop)?;
     let rows_read: u64 = rows_read(&parts);
     let mut matching = parts.pop().ok_or(QueryError::Cancelled)?;
     matching.rows_of_other_parts = rows_read - matching.rows_read();
@@ -274,7 +321,7 @@ fn ranked(
         return Ok(rows);
     }
     let ranking = Ranking::new(query.sort, query.limit, after, memory);
-    let page = rows.stream.rank(ranking)?;
+    let page = rows.stream.rank(ranking.with_totals(query.other))?;
     let rows_read = rows.stream.rows_read();
     // The page no longer reads a store, so it needs no revocations.
     Ok(paged(query, rows.coverage, page, rows_read))
@@ -287,224 +334,30 @@ fn paged(query: &Query, coverage: Coverage, mut page: Page, rows_read: u64) -> R
         let key = |row: &RankedRow| row.sort_key.key.clone();
         page.rows.sort_by_cached_key(key);
     }
+    let other = page.totals.map(|all| {
+        let shown = |of: fn(Counters) -> u64| {
+            let rows = page.rows.iter().map(|row| u128::from(of(row.counters)));
+            rows.sum::<u128>()
+        };
+        let rest = |all: u128, shown| u64::try_from(all - shown).unwrap_or(u64::MAX);
+        Counters {
+            tx: rest(all.tx, shown(|counters| counters.tx)),
+            rx: rest(all.rx, shown(|counters| counters.rx)),
+        }
+    });
     Rows {
         columns: query.columns,
+        totals: page.totals,
+        is_compared: query.compare.is_some(),
         stream: Stream::Page {
             rows_read,
             rows: page.rows.into_iter(),
+            other: other.filter(|_| page.more),
             _memory: page.memory,
         },
         next_page,
         coverage,
         revocations: Vec::new(),
-    }
-}
-
-fn rank_groups(
-    matching: &mut FilteredScan,
-    groups: &mut Groups,
-    mut ranking: Ranking,
-) -> Result<Page, QueryError> {
-    matching.reset_deadline();
-    groups.for_each_group(matching, |key, counters| {
-        ranking.push(key, counters)?;
-        Ok(break_if(ranking.is_complete()))
-    })?;
-    Ok(ranking.finish())
-}
-
-/// The rows of a scan that match a filter.
-#[derive(Debug)]
-struct FilteredScan {
-    scan: Scan,
-    /// Rows that other threads read for the same query.
-    rows_of_other_parts: u64,
-    matcher: Matcher,
-    /// Time limit for each chunk of a response.
-    time_max: Duration,
-}
-
-impl FilteredScan {
-    /// Resets the deadline for the next chunk of the response.
-    fn reset_deadline(&mut self) {
-        self.scan
-            .set_deadline(bounds::deadline_after(self.time_max));
-    }
-
-    /// Ranks all rows.
-    fn rank(&mut self, mut ranking: Ranking) -> Result<Page, QueryError> {
-        self.reset_deadline();
-        let mut key = Vec::new();
-        self.for_each_row(|row| {
-            key.clear();
-            row.push_key(&mut key);
-            ranking.push(&key, row.counters)?;
-            Ok(break_if(ranking.is_complete()))
-        })?;
-        Ok(ranking.finish())
-    }
-
-    fn rows_read(&self) -> u64 {
-        self.scan.rows() + self.rows_of_other_parts
-    }
-
-    /// Passes rows to `each` until it breaks or they end. Returns whether they have ended.
-    #[inline]
-    fn for_each_row(
-        &mut self,
-        mut each: impl FnMut(&StoredRow<'_>) -> Result<ControlFlow<()>, QueryError>,
-    ) -> Result<bool, QueryError> {
-        let matches_all = self.matcher.matches_all();
-        while let Some(row) = self.scan.next_row()? {
-            if (matches_all || self.matcher.matches(row.suffix)?) && each(&row)?.is_break() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// A response that is read row by row. It shows the state at one moment, however long reading takes.
-#[derive(Debug)]
-pub struct Rows {
-    columns: Columns,
-    stream: Stream,
-    next_page: Option<String>,
-    coverage: Coverage,
-    revocations: Vec<CancellationToken>,
-}
-
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // there are a few of them
-enum Stream {
-    /// Rows of one store.
-    Rows(FilteredScan),
-    /// Groups of one store.
-    Groups(FilteredScan, Groups),
-    /// Rows merged from several sources.
-    Merged(MergedRows),
-    /// Rows in memory.
-    Page {
-        rows: std::vec::IntoIter<RankedRow>,
-        rows_read: u64,
-        _memory: MemoryReservation,
-    },
-}
-
-impl Stream {
-    /// Reads all of it.
-    fn rank(&mut self, mut ranking: Ranking) -> Result<Page, QueryError> {
-        match self {
-            Stream::Rows(matching) => matching.rank(ranking),
-            Stream::Groups(matching, groups) => rank_groups(matching, groups, ranking),
-            Stream::Merged(merged) => {
-                merged.reset_deadline();
-                while let Some((key, counters)) = merged.next()? {
-                    ranking.push(key, counters)?;
-                    if ranking.is_complete() {
-                        break;
-                    }
-                }
-                Ok(ranking.finish())
-            }
-            Stream::Page { .. } => Ok(ranking.finish()),
-        }
-    }
-
-    fn rows_read(&self) -> u64 {
-        match self {
-            Stream::Rows(matching) | Stream::Groups(matching, _) => matching.rows_read(),
-            Stream::Merged(merged) => merged.rows_read(),
-            Stream::Page { rows_read, .. } => *rows_read,
-        }
-    }
-}
-
-impl Rows {
-    fn of_store(query: &Query, stream: Stream) -> Rows {
-        Rows {
-            columns: query.columns,
-            stream,
-            next_page: None,
-            coverage: Coverage::default(),
-            revocations: Vec::new(),
-        }
-    }
-
-    /// The columns that identify a row.
-    pub fn columns(&self) -> Columns {
-        self.columns
-    }
-
-    /// The [`Query::cursor`] of the next page, if there are more rows.
-    pub fn next_page(&self) -> Option<&str> {
-        self.next_page.as_deref()
-    }
-
-    /// Whether it holds memory that other queries may wait for, until it is read.
-    pub fn holds_memory(&self) -> bool {
-        match &self.stream {
-            Stream::Rows(_) => false,
-            Stream::Groups(_, groups) => groups.needs_table(),
-            Stream::Merged(merged) => merged.holds_memory(),
-            Stream::Page { .. } => true,
-        }
-    }
-
-    /// Rows of stores that were read so far.
-    pub fn rows_read(&self) -> u64 {
-        self.stream.rows_read()
-    }
-
-    /// The partitions of the sums that it covers.
-    pub fn coverage(&self) -> &Coverage {
-        &self.coverage
-    }
-
-    /// Each is cancelled when a store that is being read is revoked. The response must then be aborted.
-    pub fn take_revocations(&mut self) -> Vec<CancellationToken> {
-        std::mem::take(&mut self.revocations)
-    }
-
-    /// Passes rows to `each` until it breaks or the rows end. Returns whether they have ended. Blocks on the disk.
-    pub fn read(
-        &mut self,
-        mut each: impl FnMut(&Row<'_>) -> ControlFlow<()>,
-    ) -> Result<bool, QueryError> {
-        let columns = self.columns;
-        match &mut self.stream {
-            Stream::Page { rows, .. } => {
-                for ranked in rows {
-                    let key = row::decode(columns, &ranked.sort_key.key)?;
-                    if each(&key.row(ranked.counters)).is_break() {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
-            }
-            Stream::Merged(merged) => {
-                merged.reset_deadline();
-                while let Some((key, counters)) = merged.next()? {
-                    if each(&row::decode(columns, key)?.row(counters)).is_break() {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
-            }
-            Stream::Rows(matching) => {
-                matching.reset_deadline();
-                matching.for_each_row(|stored| {
-                    let key = FlowKey::decode_names(stored.hour, stored.suffix)?;
-                    Ok(each(&Row::whole(&key, stored.counters)))
-                })
-            }
-            Stream::Groups(matching, groups) => {
-                matching.reset_deadline();
-                groups.for_each_group(matching, |key, counters| {
-                    Ok(each(&row::decode(columns, key)?.row(counters)))
-                })
-            }
-        }
     }
 }
 

@@ -9,18 +9,18 @@ use super::bounds::MemoryReservation;
 use super::group::Groups;
 use super::rank::{Page, Ranking};
 use super::{FilteredScan, QueryError};
-use flow::query::Columns;
+use flow::query::Query;
 
 /// The groups of all parts, sorted.
 pub(super) fn group(
     parts: &mut [FilteredScan],
-    columns: Columns,
+    query: &Query,
     memory: &MemoryReservation,
     stop: &CancellationToken,
 ) -> Result<Groups, QueryError> {
     let collect = |part: &mut FilteredScan, memory| {
         part.reset_deadline();
-        Groups::collect(columns, part, memory)
+        Groups::collect(query, part, memory)
     };
     let mut of_parts = read(parts, memory, stop, collect)?.into_iter();
     let mut groups = of_parts.next().ok_or(QueryError::Cancelled)?;
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use crate::query::{Engine, QueryLimits, Rows, Stream, ask_parts, cursor, ranked};
     use crate::store::{Store, StoreOptions};
-    use flow::query::{Query, text};
+    use flow::query::text;
     use flow::{BatchBuilder, Counters, Hour};
 
     /// Settled rows of hours 0 to 4, then late ones and those of hour 5, of which a third is not flushed.

@@ -4,8 +4,8 @@ use std::collections::BinaryHeap;
 
 use super::QueryError;
 use super::bounds::MemoryReservation;
-use flow::Counters;
 use flow::query::Sort;
+use flow::{Counters, Totals};
 
 /// The sort key of a row: its rank, and among equal ranks its key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +19,8 @@ pub(super) struct SortKey {
 pub(super) struct RankedRow {
     pub(super) sort_key: SortKey,
     pub(super) counters: Counters,
+    /// The sums of the hours that are compared.
+    pub(super) before: Option<Counters>,
 }
 
 impl PartialEq for RankedRow {
@@ -55,6 +57,8 @@ pub(super) struct Ranking {
     rows: BinaryHeap<RankedRow>,
     key_bytes: usize,
     more: bool,
+    /// The sums of all rows, if they are requested.
+    totals: Option<Totals>,
     memory: MemoryReservation,
 }
 
@@ -63,6 +67,8 @@ pub(super) struct Ranking {
 pub(super) struct Page {
     pub(super) rows: Vec<RankedRow>,
     pub(super) more: bool,
+    /// The sums of all rows, if they were requested.
+    pub(super) totals: Option<Totals>,
     /// Covers the rows.
     pub(super) memory: MemoryReservation,
 }
@@ -81,8 +87,15 @@ impl Ranking {
             rows: BinaryHeap::new(),
             key_bytes: 0,
             more: false,
+            totals: None,
             memory,
         }
+    }
+
+    /// Adds up all rows, if `is_requested`.
+    pub(super) fn with_totals(mut self, is_requested: bool) -> Ranking {
+        self.totals = is_requested.then(Totals::default);
+        self
     }
 
     /// Whether no later row can be among the first, if rows come in key order.
@@ -92,7 +105,31 @@ impl Ranking {
 
     #[inline]
     pub(super) fn push(&mut self, key: &[u8], counters: Counters) -> Result<(), QueryError> {
-        let rank = self.sort.map_or(0, |sort| sort.rank(counters));
+        if let Some(totals) = &mut self.totals {
+            totals.count(counters);
+        }
+        self.rank(key, counters, None)
+    }
+
+    /// Adds a row with its sums `before`, of the hours that are compared.
+    pub(super) fn push_compared(
+        &mut self,
+        key: &[u8],
+        counters: Counters,
+        before: Counters,
+    ) -> Result<(), QueryError> {
+        self.rank(key, counters, Some(before))
+    }
+
+    #[inline]
+    fn rank(
+        &mut self,
+        key: &[u8],
+        counters: Counters,
+        before: Option<Counters>,
+    ) -> Result<(), QueryError> {
+        let rank_of = |sort: Sort| sort.rank(counters, before.unwrap_or_default());
+        let rank = self.sort.map_or(0, rank_of);
         let candidate = (rank, key);
         let of = |key: &SortKey| key.rank;
         if let Some(after) = &self.after
@@ -117,6 +154,7 @@ impl Ranking {
                 key: key.into(),
             },
             counters,
+            before,
         });
         let bytes = self.rows.capacity() * size_of::<RankedRow>() + self.key_bytes;
         self.memory.grow_to(bytes)
@@ -125,14 +163,18 @@ impl Ranking {
     /// Adds the first rows of a part of all rows.
     pub(super) fn unite(&mut self, page: &Page) -> Result<(), QueryError> {
         self.more |= page.more;
+        if let (Some(totals), Some(of_page)) = (&mut self.totals, page.totals) {
+            totals.add(of_page);
+        }
         let mut rows = page.rows.iter();
-        rows.try_for_each(|row| self.push(&row.sort_key.key, row.counters))
+        rows.try_for_each(|row| self.rank(&row.sort_key.key, row.counters, row.before))
     }
 
     pub(super) fn finish(self) -> Page {
         Page {
             rows: self.rows.into_sorted_vec(),
             more: self.more,
+            totals: self.totals,
             memory: self.memory,
         }
     }

@@ -13,7 +13,11 @@ pub struct Row<'a> {
     pub dest_app: Option<&'a str>,
     pub vpc_id: Option<&'a str>,
     pub counters: Counters,
+    /// The sums of the hours that are compared.
+    pub before: Option<Counters>,
     pub hour: Option<Hour>,
+    /// It has the sums of all rows that are not in the response, and no key.
+    pub is_other: bool,
 }
 
 impl<'a> Row<'a> {
@@ -24,7 +28,22 @@ impl<'a> Row<'a> {
             dest_app: Some(&key.dest_app),
             vpc_id: Some(&key.vpc_id),
             counters,
+            before: None,
             hour: Some(key.hour),
+            is_other: false,
+        }
+    }
+
+    /// The sums of all rows that are not in the response.
+    pub(super) fn other(counters: Counters) -> Row<'static> {
+        Row {
+            src_app: None,
+            dest_app: None,
+            vpc_id: None,
+            counters,
+            before: None,
+            hour: None,
+            is_other: true,
         }
     }
 
@@ -56,7 +75,9 @@ impl GroupKey<'_> {
             dest_app,
             vpc_id,
             counters,
+            before: None,
             hour: self.hour,
+            is_other: false,
         }
     }
 }

@@ -23,6 +23,9 @@ pub enum ServiceError {
     /// An hour could not be deleted: it is either complete or deleted.
     #[error(transparent)]
     NotDeleted(Arc<StoreError>),
+    /// An hour cannot be deleted alone, since its rows are only kept in longer spans.
+    #[error("{0}")]
+    TooCoarse(String),
     /// Another batch was counted under this one's idempotency key.
     #[error("other flows were counted under this idempotency key")]
     KeyReused,

@@ -32,7 +32,7 @@ use crate::store::{DataDir, StoreError, StoreOptions};
 use crate::telemetry::Metrics;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
-use flow::{Batch, Hour, IdempotencyKey, Totals};
+use flow::{Batch, Hour, HourRange, IdempotencyKey, Totals};
 
 /// The result of committing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +91,8 @@ pub trait Service: Debug + Send + Sync {
     /// The receipt or note under each of these idempotency keys. Blocks on the disk.
     fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<ReceiptInfo>>, ServiceError>;
 
-    /// Deletes an hour, and returns its totals; `None` if it had no flows. Blocks on the disk.
-    fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, ServiceError>;
+    /// Deletes a range of hours, and returns their totals; `None` if they had no flows. Blocks on the disk.
+    fn delete_hours(&self, hours: HourRange) -> Result<Option<Totals>, ServiceError>;
 
     /// Called once, when the API serves requests: logs how the service was opened.
     fn log_ready(&self) {}
@@ -123,6 +123,7 @@ pub const PEER_PATH_PREFIX: &str = "/partitions/";
 
 /// A request from another node of the cluster, with its response in progress.
 #[allow(missing_debug_implementations)] // it has a future
+#[allow(clippy::large_enum_variant)] // there is one for each request
 pub enum PeerRequest<'a> {
     /// The result of [`Service::ask`], in this format.
     Rows(Query, RowFormat),

@@ -276,7 +276,7 @@ mod tests {
         store.flush().unwrap();
         let of_deletion = fewest_entries_read(&store, |call| {
             let deleted = store
-                .delete_hour(Hour::new(2009 - u64::from(call)).unwrap())
+                .delete_hours(Hour::new(2009 - u64::from(call)).unwrap().into())
                 .unwrap();
             assert_eq!(deleted.unwrap().flows, 1);
         });

@@ -4,6 +4,7 @@ use super::Inner;
 use super::codec::HOUR_BYTES;
 use super::error::{StoreError, with_context};
 use super::families::iterate;
+use super::tiers::{Segment, Tier};
 
 /// A part has at least this many bytes on disk, about 500,000 rows: reading it takes ten times as long as finding the
 /// cut.
@@ -35,6 +36,52 @@ impl Inner {
             if is_inside && cuts.last().is_none_or(|last| *last < cut) {
                 cuts.push(cut);
             }
+        }
+        Ok(cuts)
+    }
+
+    /// At most `parts` - 1 keys, ascending, that cut the rows of `segments` at multiples of thirty days, which no span has on
+    /// both sides, whatever is summed.
+    pub(super) fn cuts_between_spans(
+        &self,
+        segments: &[Segment],
+        parts: usize,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let Some(settled) = self.settled() else {
+            return Ok(Vec::new());
+        };
+        let thirty_days = Tier::ThirtyDays.hours();
+        // The bytes of each thirty days that have rows, ascending.
+        let mut blocks: Vec<(u32, u64)> = Vec::new();
+        for segment in segments {
+            let (lower, upper) = segment.layout.bounds(segment.hours);
+            let mut rows = iterate(&self.db, settled, &lower, &upper);
+            while let Some(key) = rows.key() {
+                let (hour, _) = segment.layout.split(key)?;
+                let number = hour.get() / thirty_days;
+                let of_block = Tier::ThirtyDays.span(number).hours();
+                let start = segment.hours.start().max(of_block.start());
+                let end = segment.hours.end().min(of_block.end());
+                let (lower, behind) = segment.layout.bounds((start..end).into());
+                let bytes = self.bytes_in(settled, &lower, &behind);
+                match blocks.last_mut() {
+                    Some((last, sum)) if *last == number => *sum += bytes,
+                    _ => blocks.push((number, bytes)),
+                }
+                rows.seek(behind);
+            }
+            rows.status().map_err(with_context("looking for a cut"))?;
+        }
+        let all: u64 = blocks.iter().map(|(_, bytes)| bytes).sum();
+        let parts = (parts.min(PARTS_MAX) as u64).min(all / PART_BYTES_MIN);
+        let (mut cuts, mut before) = (Vec::new(), 0);
+        for (number, bytes) in blocks {
+            // The next cut is due at the start of the block in whose middle it would be, or before.
+            let share = (cuts.len() as u64 + 1) * all / parts.max(1);
+            if before > 0 && before + bytes / 2 >= share && cuts.len() as u64 + 1 < parts {
+                cuts.push((number * thirty_days).to_be_bytes().to_vec());
+            }
+            before += bytes;
         }
         Ok(cuts)
     }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use super::codec::{self, Corrupt};
 use super::rocks_error;
 use super::scan::ScanEnd;
+use super::tiers::Tier;
 use agent::durable::OutOfSpace;
+use flow::Hour;
 
 /// The hint for the directory of a cluster node: the location of its sums.
 fn of_a_node(path: &Path) -> &'static str {
@@ -112,6 +114,13 @@ pub enum StoreError {
 
     #[error("the data directory is open read-only")]
     ReadOnly,
+
+    #[error(
+        "before hour {finer_from}, sums are kept only for {0} hours at a time; ask from hour {finer_from} on, or for \
+         multiples of {0}: from, to, and step if the rows have an hour",
+        tier.hours()
+    )]
+    TooCoarse { tier: Tier, finer_from: Hour },
 
     #[error("{doing} failed: {source}; {}", remedy(rocks_error::shortage(source)))]
     Database {

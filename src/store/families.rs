@@ -19,6 +19,7 @@ use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions};
 
 use super::error::{StoreError, with_context};
 use super::staging::WRITING;
+use super::tiers::{Span, Summed, Tier};
 use super::{Inner, Step, codec, flows_family};
 use flow::HourRange;
 
@@ -68,6 +69,8 @@ pub(super) struct Families {
     settlement: Mutex<NumberedHours>,
     /// Changes only within [`Visibility::during_drop`](super::visibility::Visibility::during_drop).
     drops: Mutex<Drops>,
+    /// The spans that have rows in `settled`. Changes as `drops` does. `None` after an error: it has to be read again.
+    summed: Mutex<Option<Arc<Summed>>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -87,7 +90,7 @@ impl Drops {
 }
 
 /// The family of settled rows. A directory of an older format, opened read-only, has none.
-fn settled_family(db: &DB) -> Option<&ColumnFamily> {
+pub(super) fn settled_family(db: &DB) -> Option<&ColumnFamily> {
     db.cf_handle(codec::SETTLED)
 }
 
@@ -133,6 +136,7 @@ impl Families {
             in_flows: AtomicU64::new(in_flows),
             settlement: Mutex::new(settlement),
             drops: Mutex::new(drops),
+            summed: Mutex::new(Some(Arc::new(Summed::read(db)?))),
         })
     }
 
@@ -150,6 +154,11 @@ impl Families {
             NUMBER_UNKNOWN => number_of_settlement(db),
             number => Ok(number),
         }
+    }
+
+    /// What was read at open.
+    pub(super) fn summed_at_open(&self) -> Option<Arc<Summed>> {
+        self.summed.lock().clone()
     }
 
     /// Number of the last drop. Call this with the write lock.
@@ -190,11 +199,13 @@ impl Inner {
         settled_family(&self.db)
     }
 
-    /// Moves the rows of `hours` from `flows` to `settled`. `files` have the rows that `flows` has of them.
+    /// Moves the rows of `hours` from `flows` to `settled`. `files` have the rows that `flows` has of them, and
+    /// those of `new_spans`, which had none before.
     pub(super) fn settle(
         &self,
         hours: Vec<HourRange>,
         mut files: Vec<PathBuf>,
+        new_spans: &[Span],
     ) -> Result<(), StoreError> {
         let families = &self.families;
         let settled = self.settled().ok_or(StoreError::Closed)?;
@@ -209,11 +220,17 @@ impl Inner {
             number,
             hours: hours.into(),
         };
-        families.in_settled.store(NUMBER_UNKNOWN, Ordering::SeqCst);
-        let ingested = self.ingest(settled, &files, "ingesting settled rows");
-        let number = number_of_settlement(&self.db)?;
-        families.in_settled.store(number, Ordering::SeqCst);
-        ingested?;
+        let ingest = || {
+            families.in_settled.store(NUMBER_UNKNOWN, Ordering::SeqCst);
+            let ingested = self.ingest(settled, &files, "ingesting settled rows");
+            let number = number_of_settlement(&self.db)?;
+            families.in_settled.store(number, Ordering::SeqCst);
+            ingested
+        };
+        match new_spans.is_empty() {
+            true => ingest()?,
+            false => self.change_spans(ingest, |summed| summed.insert(new_spans))?,
+        }
         self.step(Step::Settled);
         self.finish_settlement()
     }
@@ -255,8 +272,10 @@ impl Inner {
         if self.families.drops.lock().is_finished() {
             return Ok(());
         }
+        let last = self.families.drops.lock().last.clone();
+        let files = self.staged_drop_of_settled(last.number, &last.hours)?;
         // A view may have been opened that does not ignore these rows once the numbers agree.
-        self.visibility.during_drop(|| self.finish_drop())
+        self.visibility.during_drop(|| self.finish_drop(&files))
     }
 
     /// The rows of the last settlement are in `settled`, but still in `flows` too: deletes them there.
@@ -296,8 +315,59 @@ impl Inner {
         Ok(())
     }
 
-    /// The hours of the last drop are gone from `flows`, but still in `settled`: deletes them there.
-    pub(super) fn finish_drop(&self) -> Result<(), StoreError> {
+    /// Files that delete the rows of dropped hours in `settled`, and the spans that have some of them. The other hours of such
+    /// a span are summed again, if they are still there.
+    pub(super) fn staged_drop_of_settled(
+        &self,
+        number: u64,
+        hours: &[HourRange],
+    ) -> Result<Vec<PathBuf>, StoreError> {
+        if self.settled().is_none() {
+            return Ok(Vec::new());
+        }
+        let spans = self.summed()?.of_hours(hours);
+        let mut files = Vec::new();
+        // A file for each range: one for several would span the rows of those in between.
+        for range in hours {
+            files.push(self.staged_tombstone(codec::range_bounds(*range), files.len())?);
+            for tier in Tier::ALL {
+                // All summed spans between two that have hours of the range have some, too.
+                let in_range = |span: &&Span| span.tier == tier && span.overlaps(*range);
+                let mut of_tier = spans.iter().filter(in_range);
+                if let Some(first) = of_tier.next() {
+                    let last = of_tier.next_back().unwrap_or(first);
+                    let bounds = codec::span_bounds(tier, first.number..last.number + 1);
+                    files.push(self.staged_tombstone(bounds, files.len())?);
+                }
+            }
+        }
+        files.push(
+            self.staged(&self.settled_options, "dropped-settled", |file| {
+                file.put(codec::DROP_KEY, codec::encode_number(number))
+                    .map_err(with_context(WRITING))?;
+                spans.iter().try_for_each(|span| {
+                    let key = codec::span_record_key(*span);
+                    file.delete(key).map_err(with_context(WRITING))
+                })
+            })?,
+        );
+        Ok(files)
+    }
+
+    /// A file that deletes a range of keys in `settled`.
+    fn staged_tombstone<K: AsRef<[u8]>>(
+        &self,
+        (from, to): (K, K),
+        number: usize,
+    ) -> Result<PathBuf, StoreError> {
+        let name = format!("dropped-settled-rows-{number}");
+        self.staged(&self.settled_options, &name, |file| {
+            file.delete_range(from, to).map_err(with_context(WRITING))
+        })
+    }
+
+    /// The hours of the last drop are gone from `flows`, but still in `settled`: deletes them there, by these files.
+    pub(super) fn finish_drop(&self, files: &[PathBuf]) -> Result<(), StoreError> {
         let drops = self.families.drops.lock().clone();
         let Some(settled) = self.settled() else {
             return Ok(());
@@ -306,22 +376,52 @@ impl Inner {
             return Ok(());
         }
         let last = drops.last;
-        let rows = self.staged(&self.settled_options, "dropped-settled-rows", |file| {
-            last.hours.iter().try_for_each(|range| {
-                let (from, to) = codec::range_bounds(*range);
-                file.delete_range(from, to).map_err(with_context(WRITING))
-            })
-        })?;
-        let record = self.staged(&self.settled_options, "dropped-settled", |file| {
-            file.put(codec::DROP_KEY, codec::encode_number(last.number))
-                .map_err(with_context(WRITING))
-        })?;
-        self.ingest(settled, &[rows, record], "dropping settled hours")?;
+        let mut summed = Summed::clone(&*self.summed()?);
+        let ingested = self.ingest(settled, files, "dropping settled hours");
+        summed.remove_those_of(&last.hours);
+        self.set_summed(&ingested, summed);
+        ingested?;
         self.families.drops.lock().in_settled = last.number;
         for range in last.hours.iter() {
             self.delete_files_of(settled, *range);
         }
         Ok(())
+    }
+
+    /// The spans that have rows in `settled`.
+    pub(super) fn summed(&self) -> Result<Arc<Summed>, StoreError> {
+        let mut summed = self.families.summed.lock();
+        if let Some(known) = &*summed {
+            return Ok(known.clone());
+        }
+        let read = Arc::new(Summed::read(&self.db)?);
+        self.retention.note_thinned(read.finest);
+        *summed = Some(read.clone());
+        Ok(read)
+    }
+
+    /// Runs `ingest`, which makes `change` to the spans in `settled`, so that readers see either state.
+    pub(super) fn change_spans(
+        &self,
+        ingest: impl FnOnce() -> Result<(), StoreError>,
+        change: impl FnOnce(&mut Summed),
+    ) -> Result<(), StoreError> {
+        let mut summed = Summed::clone(&*self.summed()?);
+        self.visibility.during_drop(|| {
+            let ingested = ingest();
+            change(&mut summed);
+            self.set_summed(&ingested, summed);
+            ingested
+        })
+    }
+
+    /// Sets the spans after an ingest. It may have succeeded even if it returned an error, so they are read again then.
+    fn set_summed(&self, ingested: &Result<(), StoreError>, summed: Summed) {
+        let finest = summed.finest;
+        *self.families.summed.lock() = ingested.is_ok().then(|| Arc::new(summed));
+        if ingested.is_ok() {
+            self.retention.note_thinned(finest);
+        }
     }
 
     /// Frees the space of files that contain only these hours, whose rows are deleted. Files in level 0, and those

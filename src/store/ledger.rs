@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{StoreError, with_context};
 use super::scan::ScanLimits;
 use super::tally::Tally;
+use super::tiers::{FinestRows, Tier};
 use super::view::{OwnedIterator, View, ViewOf};
 use super::view_budget::ViewGrant;
 use super::{Inner, Store, codec};
@@ -28,6 +29,7 @@ pub struct Ledger {
     /// Ascending.
     unflushed: std::iter::Peekable<std::vec::IntoIter<UnflushedEntry>>,
     tag: u64,
+    finest: FinestRows,
     limits: ScanLimits,
     /// Covers `unflushed`.
     _grant: ViewGrant,
@@ -63,6 +65,7 @@ impl Ledger {
             disk: view.disk.flows,
             unflushed: unflushed.into_iter().peekable(),
             tag: view.tag,
+            finest: inner.finest_rows()?,
             limits: ScanLimits::default(),
             _grant: view.grant,
         })
@@ -71,6 +74,11 @@ impl Ledger {
     /// Identifies the content of the whole ledger: it changes with every commit and differs between processes.
     pub fn tag(&self) -> u64 {
         self.tag
+    }
+
+    /// The smallest step in which the rows of `hour` can be queried.
+    pub fn finest_step(&self, hour: Hour) -> u32 {
+        self.finest.tier_of(hour).map_or(1, Tier::hours)
     }
 
     /// Makes reads after this time fail.

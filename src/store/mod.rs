@@ -47,6 +47,7 @@ mod spare;
 mod staging;
 mod tallies;
 mod tally;
+mod tiers;
 mod torn;
 mod verify;
 mod view;
@@ -72,10 +73,12 @@ pub use ledger::Ledger;
 pub use open::Recovery;
 pub use options::{Durability, Step, StepHook, StoreOptions};
 pub use position::Position;
+pub use retention::RetentionPeriods;
 pub use scan::{Scan, ScanEnd, StoredRow};
 pub use selection::Selection;
 #[doc(hidden)] // for benches
 pub use tally::{Tally, batch_memory_bytes};
+pub use tiers::{FinestRows, Span, Tier};
 pub use verify::{Fault, Verified, verify};
 pub use wal::truncate_torn_writes;
 #[cfg(fuzzing)]

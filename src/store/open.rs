@@ -163,6 +163,10 @@ impl Inner {
         options: StoreOptions,
     ) -> Result<Inner, StoreError> {
         let families = Families::read(&db)?;
+        let retention = RetentionState::new(&options);
+        if let Some(summed) = families.summed_at_open() {
+            retention.note_thinned(summed.finest);
+        }
         Ok(Inner {
             db,
             dir,
@@ -178,7 +182,7 @@ impl Inner {
             known_keys: parking_lot::Mutex::new(KnownKeys::new(options.known_keys_bytes)),
             flusher: Flusher::default(),
             pacer: Pacer::default(),
-            retention: RetentionState::new(&options),
+            retention,
             compaction_requests: CompactionRequests::default(),
             settler: Settler::new(),
             receipt_expiry: rocks.expiry,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::RetentionPeriods;
 use crate::telemetry::Metrics;
 
 /// The failures that an acknowledged batch survives.
@@ -40,6 +41,14 @@ pub enum Step {
     Settled,
     /// The rows are deleted from `flows`.
     Moved,
+    /// The files with the sums of a span are written and synced.
+    SpanWritten,
+    /// They are ingested.
+    SpanSummed,
+    /// The files that remove rows which are kept in spans are written and synced.
+    ThinWritten,
+    /// They are ingested.
+    Thinned,
 }
 
 /// See [`StoreOptions::on_step`].
@@ -84,8 +93,8 @@ pub struct StoreOptions {
     /// Batches are refused while less than this is free on the disk. `None` is a twentieth of the disk, at most 1
     /// GiB, but at least what a flush may need if that is at most a quarter of the disk.
     pub disk_reserve_bytes: Option<u64>,
-    /// Number of hours kept before the newest one that has flows; `None` keeps all.
-    pub retain_hours: Option<u32>,
+    /// How long rows of hours, and sums of spans, are kept.
+    pub retention: RetentionPeriods,
     /// Hours count from the epoch, so age counts from the clock's hour if the newest hour with flows is later. If
     /// false, hours may be any numbers, and age counts from the newest.
     pub clock_bounds_age: bool,
@@ -114,7 +123,7 @@ impl Default for StoreOptions {
             receipts_bytes_max: 256 << 20,
             import_receipts_bytes_max: 256 << 20,
             disk_reserve_bytes: None,
-            retain_hours: None,
+            retention: RetentionPeriods::default(),
             clock_bounds_age: false,
             metrics: Metrics::default(),
             on_step: None,

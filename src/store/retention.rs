@@ -1,5 +1,8 @@
 //! Dropping hours: those before the retention cutoff, and those that a client deletes.
 //!
+//! Days and thirty days may be kept longer than hours: [`thin`](super::tiers) removes the finer rows, and an hour is
+//! dropped here once no tier keeps it.
+//!
 //! An hour is dropped as a whole: its rows and its ledger entry in one atomic ingest, and its files are deleted
 //! without being read. Its unflushed flows would bring it back, so the tallies are flushed first, and the journal is
 //! trimmed with them, so that no replay brings it back either.
@@ -7,9 +10,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::codec;
 use super::error::{StoreError, with_context};
 use super::staging::WRITING;
+use super::tiers::{FinestRows, Tier};
 use super::{Inner, Step, Store, StoreOptions};
 use flow::{Batch, Hour, HourRange, HourUnit, Totals};
 
@@ -19,42 +25,115 @@ const FLUSH_TIME_MAX: Duration = Duration::from_secs(60);
 /// The hours that are kept, as of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Retention {
-    /// Number of hours kept before the newest; `None` keeps all.
-    hours: Option<u32>,
+    periods: RetentionPeriods,
     /// The newest hour that has flows.
     newest: Option<Hour>,
     /// The hour that age is counted from if the newest hour is later: the clock's, if hours count from the epoch.
     latest: Hour,
+    /// What is gone already, perhaps because other periods were set before.
+    thinned: FinestRows,
+}
+
+/// How long rows are kept: the number of hours before the newest one that has flows. `None` keeps all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetentionPeriods {
+    /// Rows of hours.
+    pub hours: Option<u32>,
+    /// Sums of days; at least as long.
+    pub days: Option<u32>,
+    /// Sums of thirty days; at least as long.
+    pub thirty_days: Option<u32>,
+}
+
+impl RetentionPeriods {
+    /// Keeps everything for as many hours.
+    pub fn of_hours(hours: Option<u32>) -> RetentionPeriods {
+        RetentionPeriods {
+            hours,
+            days: hours,
+            thirty_days: hours,
+        }
+    }
+}
+
+/// The first hours that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cutoffs {
+    /// Rows before these hours are not kept by hour, or by day.
+    pub(super) finest: FinestRows,
+    /// The retention cutoff: flows of earlier hours are too old.
+    pub(super) all: Hour,
+    /// The hour after the newest that has flows.
+    pub(super) end: u32,
+}
+
+impl Cutoffs {
+    /// `hours` without those that are too old. If no later hour has flows, they go on to the last: they have whole spans.
+    pub(super) fn clipped(&self, hours: HourRange) -> HourRange {
+        let end = match hours.end() >= self.end {
+            true => HourRange::ALL.end(),
+            false => hours.end(),
+        };
+        HourRange::from(hours.start()..end.max(hours.start())).since(self.all)
+    }
 }
 
 impl Retention {
-    /// The retention cutoff: the oldest hour that is kept.
-    ///
     /// A single wrong hour (seconds instead of hours, or a sender's clock) does not make other hours too old: if the
     /// newest hour is later than the clock's, age counts from the clock's.
-    fn cutoff(&self) -> Hour {
-        match (self.hours, self.newest) {
+    fn cutoffs(&self) -> Cutoffs {
+        let kept_from = |period: Option<u32>| match (period, self.newest) {
             (Some(hours), Some(newest)) => newest.min(self.latest).minus(hours),
             _ => Hour::FIRST,
+        };
+        // A span that is kept longer than what it consists of is kept as a whole.
+        let spans_from = |tier: Tier, period, finer_period, finer_from: Hour| match period {
+            same if same == finer_period => finer_from,
+            longer => finer_from.min(tier.span_of(kept_from(longer)).first_hour()),
+        };
+        let RetentionPeriods {
+            hours,
+            days,
+            thirty_days,
+        } = self.periods;
+        let hours_from = kept_from(hours);
+        let days_from = spans_from(Tier::Day, days, hours, hours_from);
+        let all = spans_from(Tier::ThirtyDays, thirty_days, days, days_from);
+        // Where rows are only in spans, whole spans are dropped.
+        let rounded = |hour: Hour| {
+            let tier = self.thinned.tier_of(hour);
+            tier.map_or(hour, |tier| tier.span_of(hour).first_hour())
+        };
+        Cutoffs {
+            finest: FinestRows {
+                hours_from,
+                days_from: rounded(days_from),
+            },
+            all: rounded(all),
+            end: self.newest.map_or(0, |newest| newest.get() + 1),
         }
     }
 
-    /// Takes the hours of `batch` into account, and returns the cutoff for its flows.
+    /// Takes the hours of `batch` into account, and returns the retention cutoff for its flows.
     pub(super) fn advance(&mut self, batch: &Batch) -> Hour {
-        if self.hours.is_some() {
+        if self.periods.thirty_days.is_some() {
             self.newest = batch.hours().chain(self.newest).max();
         }
-        self.cutoff()
+        self.cutoffs().all
     }
 }
 
-/// The retention cutoff that readers apply, and the clock.
+/// The cutoffs that readers apply, and the clock.
 #[derive(Debug)]
 pub(super) struct RetentionState {
-    hours: Option<u32>,
+    periods: RetentionPeriods,
     clock_bounds_age: bool,
-    /// Readers do not see earlier hours.
+    /// Those of [`Cutoffs`].
     cutoff: AtomicU32,
+    hours_from: AtomicU32,
+    days_from: AtomicU32,
+    end: AtomicU32,
+    thinned: Mutex<FinestRows>,
     /// The latest hour that the clock has reached.
     clock_hour: AtomicU32,
 }
@@ -62,21 +141,50 @@ pub(super) struct RetentionState {
 impl RetentionState {
     pub(super) fn new(options: &StoreOptions) -> RetentionState {
         RetentionState {
-            hours: options.retain_hours,
+            periods: options.retention,
             clock_bounds_age: options.clock_bounds_age,
             cutoff: AtomicU32::new(0),
+            hours_from: AtomicU32::new(0),
+            days_from: AtomicU32::new(0),
+            end: AtomicU32::new(0),
+            thinned: Mutex::default(),
             clock_hour: AtomicU32::new(0),
         }
     }
 
+    /// Sets from which hour on rows are stored by hour and by day.
+    pub(super) fn note_thinned(&self, finest: FinestRows) {
+        *self.thinned.lock() = finest;
+    }
+
+    /// The retention cutoff.
     pub(super) fn cutoff(&self) -> Hour {
         hour(self.cutoff.load(Ordering::SeqCst))
     }
 
-    /// Moves the cutoff, so that readers no longer see hours that are too old. Call this with the tallies locked.
+    /// All cutoffs. They are of one moment if the tallies are locked.
+    pub(super) fn cutoffs(&self) -> Cutoffs {
+        Cutoffs {
+            finest: FinestRows {
+                hours_from: hour(self.hours_from.load(Ordering::SeqCst)),
+                days_from: hour(self.days_from.load(Ordering::SeqCst)),
+            },
+            all: self.cutoff(),
+            end: self.end.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Moves the cutoffs, so that readers no longer see rows that are too old. Call this with the tallies locked.
     pub(super) fn update(&self, newest: Option<Hour>) {
-        let cutoff = self.as_of(newest).cutoff();
-        self.cutoff.store(cutoff.get(), Ordering::SeqCst);
+        let Cutoffs { finest, all, end } = self.as_of(newest).cutoffs();
+        self.end.store(end, Ordering::SeqCst);
+        for (cutoff, hour) in [
+            (&self.cutoff, all),
+            (&self.hours_from, finest.hours_from),
+            (&self.days_from, finest.days_from),
+        ] {
+            cutoff.store(hour.get(), Ordering::SeqCst);
+        }
     }
 
     /// The hours that are kept if `newest` is the newest hour that has flows. Uses the clock's hour, or the latest one
@@ -89,9 +197,10 @@ impl RetentionState {
             Hour::LAST
         };
         Retention {
-            hours: self.hours,
+            periods: self.periods,
             newest,
             latest,
+            thinned: *self.thinned.lock(),
         }
     }
 }
@@ -120,8 +229,8 @@ impl Store {
     /// The retention cutoff if `batch` has flows before it, counting its own hours.
     fn cutoff_within(&self, batch: &Batch) -> Option<Hour> {
         let inner = &*self.inner;
-        inner.options.retain_hours?;
-        let of_batch = inner.retention.as_of(batch.hours().max()).cutoff();
+        inner.options.retention.thirty_days?;
+        let of_batch = inner.retention.as_of(batch.hours().max()).cutoffs().all;
         let cutoff = of_batch.max(inner.retention.cutoff());
         (batch.hours().any(|hour| hour < cutoff)).then_some(cutoff)
     }
@@ -131,25 +240,42 @@ impl Store {
         self.inner.tallies().ok()?.newest()
     }
 
-    /// Drops `hour` and returns its totals; `None` if it has no flows. Flows that are committed meanwhile may remain.
-    /// Blocks on the disk.
+    /// Drops a range of hours and returns their totals; `None` if they have no flows. Flows that are committed meanwhile
+    /// may remain. Blocks on the disk.
     ///
     /// # Errors
-    /// After an error, the hour either exists unchanged or is dropped.
-    pub fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, StoreError> {
-        if self.ledger(hour.into())?.next().transpose()?.is_none() {
+    /// [`StoreError::TooCoarse`] if some of the hours are only in spans of which the range has a part. After an error,
+    /// the hours either exist unchanged or are dropped.
+    pub fn delete_hours(&self, hours: HourRange) -> Result<Option<Totals>, StoreError> {
+        if self.ledger(hours)?.next().transpose()?.is_none() {
             return Ok(None);
         }
         self.flush_tallies(FLUSH_TIME_MAX)?;
-        // Drop old hours first: without this hour, a restart might not know that they are too old.
+        // Drop old hours first: without these hours, a restart might not know that they are too old.
         self.inner.drop_old_hours()?;
-        let dropped = self.inner.drop_hours(hour.into())?;
-        self.inner.forget_newest(hour)?;
+        let validate = || {
+            let kept = self.inner.retention.cutoffs().clipped(hours);
+            let finest = self.finest_rows()?;
+            finest.validate(kept, Some(Tier::ThirtyDays))
+        };
+        let dropped = self.inner.drop_hours(hours, validate)?;
+        self.inner.forget_newest(hours)?;
         Ok((dropped.flows > 0).then_some(dropped))
+    }
+
+    /// From which hour on rows of hours, and of days, can be read.
+    pub fn finest_rows(&self) -> Result<FinestRows, StoreError> {
+        self.inner.finest_rows()
     }
 }
 
 impl Inner {
+    /// See [`Store::finest_rows`].
+    pub(super) fn finest_rows(&self) -> Result<FinestRows, StoreError> {
+        let of_cutoffs = self.retention.cutoffs().finest;
+        Ok(of_cutoffs.and(self.summed()?.finest))
+    }
+
     /// Drops the hours before the cutoff. Called by the flusher after a flush.
     pub(super) fn drop_old_hours(&self) -> Result<(), StoreError> {
         let too_old = HourRange::before(self.retention.cutoff());
@@ -158,16 +284,19 @@ impl Inner {
         }
         match self.ledger_on_disk(too_old)?.next().transpose()? {
             None => Ok(()),
-            Some((first, _)) => self.drop_hours(too_old.since(first)).map(drop),
+            Some((first, _)) => self.drop_hours(too_old.since(first), || Ok(())).map(drop),
         }
     }
 
-    /// Finds the new newest hour after `hour` was deleted, since age counts from it.
-    fn forget_newest(&self, hour: Hour) -> Result<(), StoreError> {
+    /// Finds the new newest hour after `hours` were deleted, since age counts from it.
+    fn forget_newest(&self, hours: HourRange) -> Result<(), StoreError> {
         let _write_lock = self.flusher.lock_writes();
         let on_disk = self.ledger_on_disk(HourRange::ALL)?.last_hour()?;
         let mut tallies = self.tallies()?;
-        if tallies.newest() != Some(hour) {
+        if !tallies
+            .newest()
+            .is_some_and(|newest| hours.contains(newest))
+        {
             return Ok(());
         }
         let in_memory = tallies.both().flat_map(|tally| tally.ledger());
@@ -177,10 +306,15 @@ impl Inner {
         Ok(())
     }
 
-    /// Drops a range of hours, and returns their totals on disk.
-    fn drop_hours(&self, range: HourRange) -> Result<Totals, StoreError> {
+    /// Drops a range of hours, and returns their totals on disk. `validate` is called while no rows are thinned.
+    fn drop_hours(
+        &self,
+        range: HourRange,
+        validate: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<Totals, StoreError> {
         const DOING: &str = "dropping hours";
         let _write_lock = self.flusher.lock_writes();
+        validate()?;
         self.finish_steps()?;
         let on_disk = self.sum_on_disk(range)?;
         let (dropped, hours) = on_disk;
@@ -206,13 +340,14 @@ impl Inner {
                 file.delete(key).map_err(with_context(WRITING))
             })
         })?;
+        let settled = self.staged_drop_of_settled(number, &[range])?;
         self.step(Step::DropWritten);
         self.ingest_drop(range, on_disk, || {
             let ingested = self.ingest(self.flows()?, &[&rows, &ledger], DOING);
             self.note_drop(number, range, &ingested);
             ingested?;
             self.step(Step::Dropped);
-            if let Err(error) = self.finish_drop() {
+            if let Err(error) = self.finish_drop(&settled) {
                 tracing::warn!(%error, "settled rows of dropped hours not deleted yet; they are hidden, and the next flush retries");
             }
             Ok(())
@@ -283,7 +418,7 @@ mod tests {
     fn removing_old_flows_before_the_commit_has_the_same_outcome() {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions {
-            retain_hours: Some(10),
+            retention: RetentionPeriods::of_hours(Some(10)),
             ..StoreOptions::default()
         };
         let (store, _) = Store::open(dir.path(), options).unwrap();

@@ -13,8 +13,10 @@ use super::codec;
 use super::error::StoreError;
 use super::families::HiddenHours;
 use super::position::Position;
+use super::retention::Cutoffs;
 use super::tallies::Tallies;
 use super::tally::Tally;
+use super::tiers::{KeyLayout, Layer, Segment, Summed, layers};
 use super::view_budget::ViewGrant;
 use flow::Hour;
 
@@ -37,6 +39,17 @@ pub(super) trait ViewOf {
     /// Keys, ascending, at which these keys are cut into ranges that are read separately.
     fn cuts(&self) -> &[Vec<u8>] {
         &[]
+    }
+
+    /// The keys to read in `settled`, in place of the same as in `flows`, if hours and spans there are `summed` and
+    /// `hidden`: up to the first cut, and behind each of them, ranges in the order of their hours.
+    fn settled_segments(
+        &self,
+        _cutoffs: &Cutoffs,
+        _summed: &Summed,
+        _hidden: &HiddenHours,
+    ) -> Result<Option<Vec<Vec<Segment>>>, StoreError> {
+        Ok(None)
     }
 
     /// Whether the reader seeks and reads few keys.
@@ -72,13 +85,18 @@ impl<C> View<C> {
         // While hours are dropped, an iterator may lack rows of an hour of which there is a copy.
         inner.visibility.between_drops(|drop_seq| {
             let copied = copy_tallies(inner, of)?;
-            let (lower, upper) = of.bounds(copied.cutoff);
+            let (lower, upper) = of.bounds(copied.cutoffs.all);
             let keys = KeyRanges {
+                seeks: of.seeks(),
                 fill_cache: of.seeks() || inner.is_small(&lower, &upper)?,
                 bounds: cut(lower, upper, of.cuts()),
             };
+            let segments = |hidden: &HiddenHours| {
+                let summed = inner.summed()?;
+                of.settled_segments(&copied.cutoffs, &summed, hidden)
+            };
             let (mut on_disk, marker) = match of.reads_rows() {
-                true => OnDisk::open_rows(inner, &keys)?,
+                true => OnDisk::open_rows(inner, &keys, segments)?,
                 false => OnDisk::open_keys(inner, &keys)?,
             };
             let behind_cuts = on_disk.split_off(1);
@@ -104,7 +122,7 @@ impl<C> View<C> {
 struct Copied<C> {
     active: (Position, C),
     frozen: Option<(Position, C)>,
-    cutoff: Hour,
+    cutoffs: Cutoffs,
     grant: ViewGrant,
 }
 
@@ -114,7 +132,8 @@ fn copy_tallies<V: ViewOf>(inner: &Arc<Inner>, of: &mut V) -> Result<Copied<V::C
         // Reserve without the lock, since this may block.
         let grant = ViewGrant::reserve(inner, bytes)?;
         let tallies = inner.tallies()?;
-        let cutoff = inner.retention.cutoff();
+        let cutoffs = inner.retention.cutoffs();
+        let cutoff = cutoffs.all;
         let needed: usize = (tallies.both().map(|tally| of.copy_bytes(tally, cutoff))).sum();
         if !grant.covers(needed, &inner.views) {
             // Reserve more than needed, since the tallies grow meanwhile.
@@ -130,7 +149,7 @@ fn copy_tallies<V: ViewOf>(inner: &Arc<Inner>, of: &mut V) -> Result<Copied<V::C
         return Ok(Copied {
             active,
             frozen: frozen.as_deref().map(copy),
-            cutoff,
+            cutoffs,
             grant,
         });
     }
@@ -190,15 +209,25 @@ pub(super) struct OnDisk {
     pub(super) flows: OwnedIterator,
     /// Hours whose rows in `flows` are settled already.
     pub(super) hidden: HiddenHours,
-    /// The keys in `settled`, positioned at the first, and the hours whose rows there are dropped already. `None` if
-    /// the reader needs no rows.
-    pub(super) settled: Option<(OwnedIterator, HiddenHours)>,
+    /// The rows in `settled`; none if the reader needs no rows.
+    pub(super) settled: Vec<SettledRows>,
+}
+
+/// What a view sees in `settled` of one layout.
+pub(super) struct SettledRows {
+    /// At its first key.
+    pub(super) rows: OwnedIterator,
+    pub(super) layout: KeyLayout,
+    /// Hours, ascending and disjoint, whose rows are dropped already, or are read in another layout.
+    pub(super) hidden: HiddenHours,
 }
 
 /// Ranges of keys to read.
 struct KeyRanges {
     /// Ascending (ends exclusive).
     bounds: Vec<(Vec<u8>, Vec<u8>)>,
+    /// See [`ViewOf::seeks`].
+    seeks: bool,
     /// They are few, or will be read again.
     fill_cache: bool,
 }
@@ -226,7 +255,7 @@ impl OnDisk {
                 let on_disk = flows.into_iter().map(|flows| OnDisk {
                     flows: flows.at_first(),
                     hidden: HiddenHours::default(),
-                    settled: None,
+                    settled: Vec::new(),
                 });
                 return Ok((on_disk.collect(), marker));
             }
@@ -237,6 +266,7 @@ impl OnDisk {
     fn open_rows(
         inner: &Arc<Inner>,
         keys: &KeyRanges,
+        segments: impl Fn(&HiddenHours) -> Result<Option<Vec<Vec<Segment>>>, StoreError>,
     ) -> Result<(Vec<OnDisk>, Position), StoreError> {
         let (db, families) = (&inner.db, &inner.families);
         if inner.settled().is_none() {
@@ -250,7 +280,29 @@ impl OnDisk {
                 continue;
             }
             let in_settled = families.in_settled(db)?;
-            let settled = open_iterators(inner, codec::SETTLED, keys)?;
+            let Some(hidden) = families.hidden(in_flows, in_settled) else {
+                continue;
+            };
+            let settled: Vec<Vec<SettledRows>> = match segments(&hidden.in_settled)? {
+                None => {
+                    let iterators = open_iterators(inner, codec::SETTLED, keys)?;
+                    let one = |rows: OwnedIterator| {
+                        vec![SettledRows {
+                            rows: rows.at_first(),
+                            layout: KeyLayout::HOURS,
+                            hidden: hidden.in_settled.clone(),
+                        }]
+                    };
+                    iterators.into_iter().map(one).collect()
+                }
+                Some(parts) => {
+                    let open = |segments: &Vec<_>| {
+                        let layers = layers(segments, &hidden.in_settled);
+                        open_layers(inner, keys, layers)
+                    };
+                    parts.iter().map(open).collect::<Result<_, _>>()?
+                }
+            };
             if families.in_settled(db)? != in_settled {
                 continue;
             }
@@ -258,23 +310,51 @@ impl OnDisk {
             if in_settled != in_flows && inner.marker()? != marker {
                 continue;
             }
-            let Some(hidden) = families.hidden(in_flows, in_settled) else {
-                continue;
-            };
             for (on_disk, settled) in on_disk.iter_mut().zip(settled) {
                 on_disk.hidden = hidden.in_flows.clone();
-                on_disk.settled = Some((settled.at_first(), hidden.in_settled.clone()));
+                on_disk.settled = settled;
             }
             return Ok((on_disk, marker));
         }
     }
 }
 
+fn open_layers(
+    inner: &Arc<Inner>,
+    keys: &KeyRanges,
+    layers: Vec<Layer>,
+) -> Result<Vec<SettledRows>, StoreError> {
+    let bounds: Vec<_> = (layers.iter())
+        .map(|layer| layer.layout.bounds(layer.hours))
+        .collect();
+    let settled = inner.settled().ok_or(StoreError::Closed)?;
+    let bytes: u64 = (bounds.iter())
+        .map(|(lower, upper)| inner.bytes_in(settled, lower, upper))
+        .sum();
+    let keys = KeyRanges {
+        seeks: keys.seeks,
+        fill_cache: keys.seeks || inner.fits_cache(bytes),
+        bounds,
+    };
+    let iterators = open_iterators(inner, codec::SETTLED, &keys)?;
+    let rows = iterators.into_iter().zip(layers);
+    Ok(rows
+        .map(|(rows, layer)| SettledRows {
+            rows: rows.at_first(),
+            layout: layer.layout,
+            hidden: layer.skipped.into(),
+        })
+        .collect())
+}
+
 impl Inner {
     /// Whether reading these keys should fill the cache.
     fn is_small(&self, lower: &[u8], upper: &[u8]) -> Result<bool, StoreError> {
-        let bytes_max = self.options.block_cache_bytes / CACHED_PART_MAX;
-        Ok(self.bytes_on_disk(lower, upper)? <= bytes_max as u64)
+        Ok(self.fits_cache(self.bytes_on_disk(lower, upper)?))
+    }
+
+    fn fits_cache(&self, bytes: u64) -> bool {
+        bytes <= (self.options.block_cache_bytes / CACHED_PART_MAX) as u64
     }
 }
 

@@ -223,7 +223,7 @@ mod tests {
         batch.push(hour, [b"a", b"b", b"c"], Counters { tx: 1, rx: 2 });
         store.commit(vec![batch.finish()]).unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| store.delete_hour(hour).unwrap().unwrap());
+            scope.spawn(|| store.delete_hours(hour.into()).unwrap().unwrap());
             is_reached.recv().unwrap();
             let (opened, is_opened) = std::sync::mpsc::channel();
             let store = &store;

@@ -135,6 +135,13 @@ fn any_node_responds_as_one_service_would() {
         "from=0&dest_app=&vpc_id=%22",
         "hour=77",
         "hour=3&limit=40",
+        "from=0&to=48&group_by=hour,src_app&step=24",
+        "from=0&group_by=hour&step=4&peer=a",
+        "from=0&sort=bytes&limit=3&other=true",
+        "from=0&group_by=src_app&sort=bytes_tx&limit=2&other=true",
+        "hour=4&group_by=src_app,vpc_id&compare=previous&sort=change",
+        "hour=9&group_by=&compare=4",
+        "from=0&src_app!=a&dest_app^=s&vpc_id!=&group_by=dest_app",
     ];
     for query in queries {
         let mut path = format!("/flows?{query}");
@@ -144,7 +151,9 @@ fn any_node_responds_as_one_service_would() {
             for daemon in &daemons {
                 let response = until_answered(&daemon.client, &path);
                 assert!(response.body == expected.body, "{path}: {response:?}");
-                assert_eq!(response.header("link"), expected.header("link"), "{path}");
+                for header in ["link", "flowtally-total-bytes-tx"] {
+                    assert_eq!(response.header(header), expected.header(header), "{path}");
+                }
             }
             let link = expected.header("link").map(str::to_owned);
             match link.filter(|_| page < 4) {
@@ -172,5 +181,55 @@ fn any_node_responds_as_one_service_would() {
     }
     let path = "/partitions/rows?p=0&from=0";
     assert_eq!(single.client.get(path, &[]).unwrap().status, 404);
+    daemons.into_iter().for_each(Daemon::stop);
+}
+
+/// Each partition has its own sums of days, and one that lacks the hours of a query refuses it, whichever node is asked.
+#[test]
+fn sums_of_days_stay_in_each_partition() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = ["a", "b"].map(|name| {
+        let mut node = Node::new(&BROKER.addresses, "days", name, dir.path());
+        let more = [
+            "--retain-hours=30",
+            "--retain-days=all",
+            "--hour-ahead-max=none",
+        ];
+        node.more = more.map(str::to_owned).to_vec();
+        node
+    });
+    let daemons = nodes.each_ref().map(Node::start);
+    for daemon in &daemons {
+        until_answered(&daemon.client, "/hours");
+    }
+    // In each hour, each partition has flows.
+    let flows: Vec<_> = (0..100_u32)
+        .flat_map(|hour| {
+            (0..60).map(move |n| TestFlow::new(hour, &format!("s{n}"), "d", "v", 1, 2))
+        })
+        .collect();
+    post(&daemons[0].client, "all", &flows);
+    for daemon in &daemons {
+        let client = &daemon.client;
+        let all = until_answered(client, "/flows?from=0&to=120&group_by=");
+        assert_eq!(all.json()[0]["bytes_tx"], 6_000);
+        let days = until_answered(client, "/flows?from=0&to=120&group_by=hour&step=24").json();
+        assert_eq!(days.as_array().unwrap().len(), 5);
+        let hours = until_answered(client, "/hours").json();
+        assert_eq!(
+            (&hours[68]["finest_step"], &hours[69]["finest_step"]),
+            (&24.into(), &serde_json::Value::Null)
+        );
+        for refused in [
+            "hour=5",
+            "from=48&to=100&group_by=src_app&step=12",
+            "from=1&to=100&group_by=",
+        ] {
+            let response = client.get(&format!("/flows?{refused}"), &[]).unwrap();
+            assert_eq!(response.status, 400, "{refused}: {response:?}");
+        }
+        let response = client.get("/flows?from=1&to=100&group_by=", &[]).unwrap();
+        assert_eq!(response.json()["type"], "urn:flowtally:problem:too-coarse");
+    }
     daemons.into_iter().for_each(Daemon::stop);
 }

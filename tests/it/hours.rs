@@ -56,7 +56,7 @@ fn a_range_of_hours() {
         ("?to=4294967296", "to is"),
         ("?from=x", "from is"),
         ("?from=1&from=2", "given twice"),
-        ("?hour=5", "those are from, to, partial"),
+        ("?hour=5", "those are from, to, step, partial"),
     ] {
         let response = client.get(&format!("/hours{query}"), &[]).unwrap();
         let detail = response.json()["detail"].as_str().unwrap().to_owned();

@@ -77,6 +77,7 @@ mod sums;
 mod support;
 mod syncs;
 mod terminal;
+mod tiers;
 mod top;
 mod torn;
 mod verify;

@@ -143,5 +143,5 @@ fn a_directory_of_format_4_is_read() {
     assert_eq!(daemon.client.hour(5)[0].1.tx, 5);
     daemon.stop();
     let identity = std::fs::read_to_string(db.join("FLOWTALLY")).unwrap();
-    assert_eq!(identity, "flowtally data directory, format 6\n");
+    assert_eq!(identity, "flowtally data directory, format 7\n");
 }

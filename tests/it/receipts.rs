@@ -29,7 +29,7 @@ fn an_earlier_format_is_read() {
     assert!(post(&daemon));
     daemon.stop();
     let text = std::fs::read_to_string(&identity).unwrap();
-    assert_eq!(text, "flowtally data directory, format 6\n");
+    assert_eq!(text, "flowtally data directory, format 7\n");
     assert!(verified(&db));
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use flow::{Counters, Hour};
-use flowtally::store::{Step, Store, StoreOptions, verify};
+use flowtally::store::{RetentionPeriods, Step, Store, StoreOptions, verify};
 use rand::RngExt;
 
 use crate::support::{
@@ -168,7 +168,10 @@ fn killed_at_each_step_of_a_drop() {
             store.flush().unwrap();
         }
         armed.store(1, Ordering::SeqCst);
-        let gone = store.delete_hour(Hour::new(2).unwrap()).unwrap().unwrap();
+        let gone = store
+            .delete_hours(Hour::new(2).unwrap().into())
+            .unwrap()
+            .unwrap();
         assert_eq!(gone.flows, 2);
         armed.store(0, Ordering::SeqCst);
         drop(store);
@@ -248,7 +251,7 @@ fn dropped_hours_stay_dropped() {
     let options = StoreOptions {
         tally_bytes_max: 16 << 10,
         flush_interval: Duration::from_millis(50),
-        retain_hours: Some(20),
+        retention: RetentionPeriods::of_hours(Some(20)),
         ..StoreOptions::default()
     };
     let open = || Store::open(dir.path(), options.clone()).unwrap().0;
@@ -265,7 +268,9 @@ fn dropped_hours_stay_dropped() {
             3..6 => {
                 let hour = random.random_range(newest - 20..=newest);
                 let held = hour_of(&model, hour);
-                let deleted = store.delete_hour(Hour::new(hour.into()).unwrap()).unwrap();
+                let deleted = store
+                    .delete_hours(Hour::new(hour.into()).unwrap().into())
+                    .unwrap();
                 assert_eq!(deleted.is_some(), !held.is_empty(), "step {step}");
                 model.retain(|key, _| key.0 != hour);
                 if hour == newest {
@@ -313,7 +318,7 @@ fn dropped_hours_stay_dropped() {
 fn a_thousand_hours_take_the_space_of_the_kept_ones() {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions {
-        retain_hours: Some(24),
+        retention: RetentionPeriods::of_hours(Some(24)),
         ..StoreOptions::default()
     };
     let (store, _) = Store::open(dir.path(), options).unwrap();

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::builder::TypedValueParser;
-use jiff::civil::DateTime;
+use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
@@ -128,6 +128,83 @@ pub fn hour(text: &str) -> Result<u32, String> {
         true => u32::try_from(at / SECONDS_PER_HOUR).map_err(|_| wrong()),
         false => Err("it must be the start of an hour in UTC".into()),
     }
+}
+
+/// An hour, or a time within or between hours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HourBound {
+    /// The hour that has it.
+    first: u32,
+    /// It is not the start of that hour.
+    is_within: bool,
+}
+
+impl HourBound {
+    /// The hour that contains it.
+    pub fn first(self) -> u32 {
+        self.first
+    }
+
+    /// The first hour that begins at it or later: the end of a range that ends there.
+    pub fn end(self) -> u32 {
+        self.first.saturating_add(self.is_within.into())
+    }
+}
+
+/// An hour's number; or, if hours are counted since the epoch, a UTC time as [`hour`] has, `now`, `today`, `yesterday`,
+/// `yesterday 10:00`, or a duration before now, as in `3h`, `-7d` or `3h ago`.
+pub fn hour_bound(text: &str) -> Result<HourBound, String> {
+    hour_bound_at(text, Timestamp::now())
+}
+
+fn hour_bound_at(text: &str, now: Timestamp) -> Result<HourBound, String> {
+    let text = text.trim();
+    if let Ok(first) = text.parse() {
+        return Ok(HourBound {
+            first,
+            is_within: false,
+        });
+    }
+    let wrong = || {
+        "it must be a number, or, if hours are since the epoch, a time in UTC such as 2026-11-29, 2026-11-29T10, now, \
+         'yesterday 10:00', or 3h ago"
+            .to_owned()
+    };
+    let at = relative(text, now)
+        .or_else(|| timestamp(text))
+        .ok_or_else(wrong)?;
+    let seconds = u64::try_from(at.as_second()).map_err(|_| wrong())?;
+    Ok(HourBound {
+        first: u32::try_from(seconds / SECONDS_PER_HOUR).map_err(|_| wrong())?,
+        is_within: !seconds.is_multiple_of(SECONDS_PER_HOUR) || at.subsec_nanosecond() > 0,
+    })
+}
+
+/// A time that depends on the current one.
+fn relative(text: &str, now: Timestamp) -> Option<Timestamp> {
+    if text == "now" {
+        return Some(now);
+    }
+    let (day, time) = text.split_once(' ').unwrap_or((text, ""));
+    let midnight = TimeZone::UTC.to_datetime(now).start_of_day();
+    let midnight = match day {
+        "today" => Some(midnight),
+        "yesterday" => midnight.yesterday().ok(),
+        _ => None,
+    };
+    let Some(midnight) = midnight else {
+        let ago = text.strip_suffix("ago").or(text.strip_prefix('-'));
+        let ago = duration(ago.unwrap_or(text))?;
+        return now.checked_sub(ago).ok();
+    };
+    let time: Time = match time.trim() {
+        "" => Time::midnight(),
+        hour if hour.len() <= 2 => Time::new(hour.parse().ok()?, 0, 0, 0).ok()?,
+        time => time.parse().ok()?,
+    };
+    TimeZone::UTC
+        .to_timestamp(midnight.date().to_datetime(time))
+        .ok()
 }
 
 fn timestamp(text: &str) -> Option<Timestamp> {
@@ -261,6 +338,36 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(hour(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_that_depend_on_the_current_one() {
+        // 498,879 is 2026-11-29 15:00.
+        let now: Timestamp = "2026-11-29T15:20:00Z".parse().unwrap();
+        for (text, expected) in [
+            ("7", Some((7, 7))),
+            ("now", Some((498_879, 498_880))),
+            ("today", Some((498_864, 498_864))),
+            ("yesterday", Some((498_840, 498_840))),
+            ("yesterday 10:00", Some((498_850, 498_850))),
+            ("yesterday 10", Some((498_850, 498_850))),
+            ("today 9:30", None),
+            ("today 09:30", Some((498_873, 498_874))),
+            ("today 25", None),
+            ("-3h", Some((498_876, 498_877))),
+            ("3h ago", Some((498_876, 498_877))),
+            ("1d", Some((498_855, 498_856))),
+            ("2026-11-29T10", Some((498_874, 498_874))),
+            ("2026-11-29T10:30", Some((498_874, 498_875))),
+            ("2026-11-29", Some((498_864, 498_864))),
+            ("tomorrow", None),
+            ("", None),
+            ("-1", None),
+            ("99999999999h", None),
+        ] {
+            let bound = hour_bound_at(text, now).map(|at| (at.first(), at.end()));
+            assert_eq!(bound.ok(), expected, "{text}");
         }
     }
 

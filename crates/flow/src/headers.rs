@@ -10,3 +10,7 @@ pub const RECEIPT_NOTES: &str = "receipt-notes";
 pub const FLOWTALLY_LAG: &str = "flowtally-lag";
 /// In a response: the partitions that no node serves, as in `3,7`.
 pub const FLOWTALLY_MISSING: &str = "flowtally-missing";
+/// In a response with `other=true`: the sum of bytes_tx of all rows.
+pub const FLOWTALLY_TOTAL_BYTES_TX: &str = "flowtally-total-bytes-tx";
+/// The same of bytes_rx.
+pub const FLOWTALLY_TOTAL_BYTES_RX: &str = "flowtally-total-bytes-rx";

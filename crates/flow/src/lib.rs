@@ -43,7 +43,7 @@ pub use hour_unit::HourUnit;
 pub use idempotency_key::IdempotencyKey;
 pub use notes::{Note, Notes};
 pub use partition::{Offset, OutOfRange, Partition, PartitionCount};
-pub use problem::{PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemDocument};
+pub use problem::{PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemDocument, TOO_COARSE};
 pub use receipt::ReceiptInfo;
 
 pub use batch::{Batch, BatchBuilder, BatchLedger, KeyHasher, ValidBatch, ValidRecord, codec};

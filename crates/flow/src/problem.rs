@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
 /// Prefix of the URIs of all types of problems.
 pub const PROBLEM_TYPE_PREFIX: &str = "urn:flowtally:problem:";
+/// The rest of the type of a query for hours that are only kept in longer spans. Nodes read it from one another.
+pub const TOO_COARSE: &str = "too-coarse";
 
 /// A problem document of the service.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

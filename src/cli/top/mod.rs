@@ -4,7 +4,6 @@ mod live;
 mod once;
 mod query;
 mod state;
-mod text;
 mod view;
 
 use std::io::{self, IsTerminal};

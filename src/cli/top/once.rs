@@ -3,13 +3,11 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use super::query::{Row, TopQuery, Window, fields};
-use super::text::{cut, fit, fit_right, visible, width};
+use crate::cli::table;
+use crate::cli::text::{cut, visible};
 use crate::config::{SortBy, Top, TopFormat};
 use agent::client::Client;
 use agent::terminal::printable_json;
-
-/// Columns of a name in the table; the other formats have it in full.
-const NAME_COLUMNS_MAX: usize = 60;
 
 pub(super) fn run(query: &TopQuery, client: &Client, arguments: &Top) -> Result<(), String> {
     let mut window = Window::default();
@@ -70,25 +68,10 @@ fn cells(query: &TopQuery, row: &Row, name: impl Fn(&str) -> String) -> Vec<Stri
     cells
 }
 
-/// Names are aligned to the left, numbers to the right.
 fn table(out: &mut impl Write, query: &TopQuery, rows: &[Row]) -> io::Result<()> {
-    let shown = |name: &str| cut(&visible(name), NAME_COLUMNS_MAX);
-    let rows = rows.iter().map(|row| cells(query, row, shown));
-    let lines: Vec<Vec<String>> = std::iter::once(header(query)).chain(rows).collect();
-    let names = fields(query.group_by).len();
-    let columns = 0..lines[0].len();
-    let widths: Vec<usize> = columns
-        .map(|n| lines.iter().map(|line| width(&line[n])).max().unwrap_or(0))
-        .collect();
-    for line in &lines {
-        let cells = line.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(n, (cell, width))| match n < names {
-            true => fit(cell, *width),
-            false => fit_right(cell, *width),
-        });
-        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  "))?;
-    }
-    Ok(())
+    let shown = |name: &str| cut(&visible(name), table::NAME_COLUMNS_MAX);
+    let rows = rows.iter().map(|row| cells(query, row, shown)).collect();
+    table::write(out, header(query), rows, fields(query.group_by).len())
 }
 
 fn csv(out: &mut impl Write, query: &TopQuery, rows: &[Row], shown: bool) -> io::Result<()> {

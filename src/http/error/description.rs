@@ -9,7 +9,7 @@ use super::super::paths;
 use super::Problem;
 use crate::query::QueryError;
 use crate::service::ServiceError;
-use flow::{Field, IdempotencyKey, Note, Notes};
+use flow::{Field, IdempotencyKey, Note, Notes, TOO_COARSE};
 
 /// The state of a batch after a 4xx, and after a 5xx. The documentation uses the same words.
 const NOTHING_COUNTED: &str = "nothing of the batch counted";
@@ -78,11 +78,18 @@ impl Problem {
                     ),
                 )
             }
-            Problem::NoSuchHour { hour } => Description::new(
+            Problem::NoSuchHour { hours } => Description::new(
                 StatusCode::NOT_FOUND,
                 "no-such-hour",
                 "The hour has no flows",
-                format!("there are no flows in hour {hour}"),
+                match hours.only() {
+                    Some(hour) => format!("there are no flows in hour {hour}"),
+                    None => format!(
+                        "there are no flows from hour {} to {} (exclusive)",
+                        hours.start(),
+                        hours.end()
+                    ),
+                },
             ),
             Problem::MethodNotAllowed { method, allow } => Description::new(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -311,6 +318,12 @@ fn describe_service(error: &ServiceError) -> Description {
             "The hour could not be deleted",
             "the disk refused the write: the hour is either complete or deleted; try again",
         ),
+        ServiceError::TooCoarse(what) => Description::new(
+            StatusCode::CONFLICT,
+            "part-of-a-span",
+            "The hour is kept only as a part of a longer span",
+            what.clone(),
+        ),
         ServiceError::KeyReused => Description::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency-key-reused",
@@ -348,6 +361,12 @@ fn describe_query(error: &QueryError) -> Description {
         QueryError::BadCursor => bad_query(format!(
             "{error}; take it from the Link header of a response, and change no other parameter but limit"
         )),
+        QueryError::TooCoarse(what) => Description::new(
+            StatusCode::BAD_REQUEST,
+            TOO_COARSE,
+            "The hours are kept only as a part of longer spans",
+            what.clone(),
+        ),
         QueryError::TooLarge { .. } => Description::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "query-too-large",

@@ -20,7 +20,9 @@ use crate::service::ServiceError;
 use description::Description;
 use flow::decode::DecodeError;
 use flow::query::text::BadQuery;
-use flow::{Field, Hour, PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemDocument, TooFarAhead};
+use flow::{
+    Field, HourRange, PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemDocument, TooFarAhead,
+};
 
 /// Seconds after which a client should retry a request that was refused temporarily.
 const RETRY_AFTER_S: u64 = 1;
@@ -31,9 +33,9 @@ pub(super) enum Problem {
     NoSuchPath {
         path: String,
     },
-    /// The hour to delete has no flows.
+    /// The hours to delete have no flows.
     NoSuchHour {
-        hour: Hour,
+        hours: HourRange,
     },
     MethodNotAllowed {
         method: Method,

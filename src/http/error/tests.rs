@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use flow::codec::Corrupt;
-use flow::{BatchBuilder, Counters, HourLimit};
+use flow::{BatchBuilder, Counters, Hour, HourLimit};
 
 const API: &str = include_str!("../../../docs/api.md");
 const PROXY: &str = include_str!("../../../deploy/haproxy/haproxy.cfg");
@@ -32,7 +32,7 @@ macro_rules! one_of_each {
 
 one_of_each! {
     Problem::NoSuchPath { .. } => Problem::NoSuchPath { path: "/flow".into() },
-    Problem::NoSuchHour { .. } => Problem::NoSuchHour { hour: hour(1) },
+    Problem::NoSuchHour { .. } => Problem::NoSuchHour { hours: hour(1).into() },
     Problem::MethodNotAllowed { .. } => Problem::MethodNotAllowed { method: Method::PUT, allow: "GET" },
     Problem::BadHead => Problem::BadHead,
     Problem::TargetTooLong => Problem::TargetTooLong,
@@ -67,6 +67,7 @@ one_of_each! {
     Problem::Service(ServiceError::Store(_)) => ServiceError::Store(Arc::new(CORRUPT.into())).into(),
     Problem::Service(ServiceError::Receipt(_)) => ServiceError::Receipt(Arc::new(CORRUPT.into())).into(),
     Problem::Service(ServiceError::NotDeleted(_)) => ServiceError::NotDeleted(Arc::new(CORRUPT.into())).into(),
+    Problem::Service(ServiceError::TooCoarse(_)) => ServiceError::TooCoarse(text()).into(),
     Problem::Service(ServiceError::KeyReused) => ServiceError::KeyReused.into(),
     Problem::Service(ServiceError::ReceiptExists) => ServiceError::ReceiptExists.into(),
     Problem::Service(ServiceError::OutcomeUnknown { keyed: true, .. }) =>
@@ -80,6 +81,7 @@ one_of_each! {
     Problem::Query(QueryError::TooLarge { .. }) => QueryError::TooLarge { bytes_max: 1 }.into(),
     Problem::Query(QueryError::TooLong) => QueryError::TooLong.into(),
     Problem::Query(QueryError::Cancelled) => QueryError::Cancelled.into(),
+    Problem::Query(QueryError::TooCoarse(_)) => QueryError::TooCoarse(text()).into(),
     Problem::Query(QueryError::BadCursor) => QueryError::BadCursor.into(),
     Problem::Query(QueryError::Missing(_)) => QueryError::Missing(Vec::new()).into(),
     Problem::Query(QueryError::Peer(_)) => QueryError::Peer(text()).into(),

@@ -105,6 +105,7 @@ impl ScatterGather {
                 Err(error @ PeerError::Failed { .. }) => {
                     return Err(QueryError::Peer(error.to_string()));
                 }
+                Err(PeerError::TooCoarse(what)) => return Err(QueryError::TooCoarse(what)),
             }
         }
         Ok(received)

@@ -16,7 +16,7 @@ use crate::service::{Committed, Health, PeerRequest, Service, ServiceError};
 use crate::store::StoreError;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
-use flow::{Batch, Hour, IdempotencyKey, ReceiptInfo, Totals};
+use flow::{Batch, Hour, HourRange, IdempotencyKey, ReceiptInfo, Totals};
 
 impl Service for ClusterNode {
     fn commit(
@@ -29,13 +29,16 @@ impl Service for ClusterNode {
     }
 
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
+        if query.compare.is_some() {
+            return (self.engine).compare(query, |span| self.ask(span, cancel.clone()));
+        }
         let time_max = self.engine.time_max();
         let open = || self.scatter_gather.rows(query, time_max, &cancel);
         self.engine.ask_sources(query, cancel.clone(), open)
     }
 
     fn hours(&self, query: &HoursQuery, cancel: CancellationToken) -> Result<Hours, QueryError> {
-        let mut hours = Hours::new(self.engine.time_max(), cancel.clone());
+        let mut hours = Hours::new(self.engine.time_max(), cancel.clone()).in_steps_of(query.step);
         self.scatter_gather.hours(query, &mut hours, &cancel)?;
         Ok(hours)
     }
@@ -51,7 +54,7 @@ impl Service for ClusterNode {
         Err(ServiceError::Unsupported(what))
     }
 
-    fn delete_hour(&self, _hour: Hour) -> Result<Option<Totals>, ServiceError> {
+    fn delete_hours(&self, _hours: HourRange) -> Result<Option<Totals>, ServiceError> {
         Err(ServiceError::Unsupported(
             "in a cluster, hours are dropped by age: start the nodes with --retain-hours",
         ))

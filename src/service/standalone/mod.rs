@@ -16,7 +16,7 @@ use crate::query::{Engine, Hours, QueryError, Rows};
 use crate::store::{DataDir, Recovery, Store, StoreError, WriteHealth};
 use committer::Committer;
 use flow::query::{HoursQuery, Query};
-use flow::{Batch, Hour, IdempotencyKey, ReceiptInfo, Totals};
+use flow::{Batch, Hour, HourRange, IdempotencyKey, ReceiptInfo, Totals};
 
 /// The service of a single process.
 #[derive(Debug)]
@@ -85,9 +85,12 @@ impl Service for Standalone {
         kept.map_err(|error| ServiceError::Receipt(Arc::new(error)))
     }
 
-    fn delete_hour(&self, hour: Hour) -> Result<Option<Totals>, ServiceError> {
-        let deleted = self.store.delete_hour(hour);
-        deleted.map_err(|error| ServiceError::NotDeleted(Arc::new(error)))
+    fn delete_hours(&self, hours: HourRange) -> Result<Option<Totals>, ServiceError> {
+        let deleted = self.store.delete_hours(hours);
+        deleted.map_err(|error| match error {
+            StoreError::TooCoarse { .. } => ServiceError::TooCoarse(error.to_string()),
+            error => ServiceError::NotDeleted(Arc::new(error)),
+        })
     }
 
     fn log_ready(&self) {

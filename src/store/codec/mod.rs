@@ -6,6 +6,7 @@
 
 mod receipt;
 mod settlement;
+mod span;
 
 use crate::store::Position;
 pub use flow::codec::{
@@ -22,9 +23,14 @@ pub use settlement::{
     DROP_KEY, SETTLEMENT_KEY, decode_number, decode_numbered_hours, encode_number,
     encode_numbered_hours,
 };
+pub use span::{
+    FINEST_ROWS_KEY, SPAN_BYTES, behind_rows_of_spans, decode_finest_rows, decode_span_record_key,
+    encode_finest_rows, is_record_of_spans, span_bounds, span_prefix, span_record_bounds,
+    span_record_key, split_span,
+};
 
 /// Version of everything in this file, stored in the identity file of a data directory.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// The first version with the family [`SETTLED`].
 pub const FORMAT_WITH_SETTLED: u32 = 6;
@@ -181,6 +187,7 @@ pub fn assert_store_codec_round_trips(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::tiers::{FinestRows, Tier};
     use proptest::prelude::*;
 
     proptest! {
@@ -250,8 +257,24 @@ mod tests {
         assert!(decode_receipt(&[&stored[..], b"\xFF"].concat()).is_err());
         assert_eq!(journal_key(Position::new(1)), *b"\0\0\0\0\0\0\0\x01");
         assert_eq!(encode_marker(Position::new(1)), *b"\x01\0\0\0\0\0\0\0");
-        assert_eq!(encode_identity(), "flowtally data directory, format 6\n");
-        assert_eq!(decode_identity(&encode_identity()), Some(6));
+        let day = Tier::Day.span_of(Hour::new(24 * 258).unwrap());
+        assert_eq!(span_prefix(day), *b"\xFF\xFF\xFF\xFFD\x00\x00\x01\x02");
+        let block = Tier::ThirtyDays.span_of(Hour::new(720 * 3).unwrap());
+        assert_eq!(
+            span_record_key(block),
+            *b"\xFF\xFF\xFF\xFFtM\x00\x00\x00\x03"
+        );
+        let finest = FinestRows {
+            hours_from: Hour::new(720 * 3).unwrap(),
+            days_from: Hour::new(720).unwrap(),
+        };
+        let stored = encode_finest_rows(finest);
+        assert_eq!(stored, *b"\x00\x00\x08\x70\x00\x00\x02\xD0");
+        assert_eq!(decode_finest_rows(&stored), Ok(finest));
+        assert!(decode_finest_rows(&stored[..7]).is_err());
+        assert_eq!(FINEST_ROWS_KEY, *b"\xFF\xFF\xFF\xFFf");
+        assert_eq!(encode_identity(), "flowtally data directory, format 7\n");
+        assert_eq!(decode_identity(&encode_identity()), Some(7));
         assert_eq!(decode_identity("something else"), None);
     }
 }

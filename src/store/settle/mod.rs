@@ -8,8 +8,10 @@
 //! in `flows`, where readers add them to the settled rows, until there are enough of them to be settled too. A
 //! settlement of several small hours has the cost of one.
 
-use std::collections::{HashSet, VecDeque};
-use std::path::PathBuf;
+mod recent;
+mod staged;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,9 +21,11 @@ use rocksdb::{ColumnFamily, DB};
 use super::codec;
 use super::error::{StoreError, with_context};
 use super::families::iterate;
-use super::staging::WRITING;
+use super::tiers::{MergedParts, Span, Tier};
 use super::{Inner, Step, StoreOptions};
 use flow::{Hour, HourRange};
+use recent::{RecentHours, RememberHours};
+pub(super) use staged::{StagedFiles, StagedRows};
 
 /// Interval between looks for cold hours.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -35,14 +39,12 @@ const BYTES_ENOUGH: u64 = 64 << 20;
 const HOURS_MAX: usize = 4096;
 /// Late rows of a settled hour are settled when they are this fraction of it...
 const LATE_FRACTION: u64 = 8;
+/// Hours of summed spans in one settlement: each has an iterator of its own while they are added to their spans.
+const IN_SPANS_MAX: usize = 32;
 /// ...or when those of all hours have this many bytes.
 const LATE_BYTES_MAX: u64 = 64 << 20;
-/// A staged file is ended at this size.
-const FILE_BYTES: u64 = 64 << 20;
 /// Rows between two looks at whether the store is closing.
 const ROWS_PER_CHECK: u32 = 4096;
-/// Upper bound of the hours that are remembered because flows came for them.
-const RECENT_HOURS_MAX: usize = 1 << 20;
 
 /// Requests to the thread that settles, and the hours that are not cold.
 #[derive(Debug)]
@@ -61,76 +63,35 @@ struct State {
     written: Option<Instant>,
 }
 
-/// The hours of recent flushes.
-#[derive(Debug, Default)]
-struct RecentHours {
-    /// Ascending by time, each with its hours in ascending order.
-    writes: VecDeque<(Instant, Vec<Hour>)>,
-    hours: usize,
-    /// There were more hours than can be remembered: all hours count as recent as of this time.
-    overflow: Option<Instant>,
-    /// When the running settlement began to read rows.
-    settling_since: Option<Instant>,
-}
-
-impl RecentHours {
-    fn add(&mut self, hours: Vec<Hour>, keep: Duration) {
-        let now = Instant::now();
-        self.hours += hours.len();
-        self.writes.push_back((now, hours));
-        let settling_since = self.settling_since;
-        // A settlement may take longer than hours are kept. It must not miss one that was written meanwhile.
-        let is_needed = |at| now - at <= keep || settling_since.is_some_and(|since| at >= since);
-        while let Some((at, hours)) = self.writes.front()
-            && (!is_needed(*at) || self.hours > RECENT_HOURS_MAX)
-        {
-            if is_needed(*at) {
-                self.overflow = Some(*at);
-            }
-            self.hours -= hours.len();
-            self.writes.pop_front();
-        }
-    }
-
-    /// Whether `hour` was written at `since` or later.
-    fn contains(&self, hour: Hour, since: Instant) -> bool {
-        let mut writes = self.writes.iter().rev().take_while(|(at, _)| *at >= since);
-        self.overflow.is_some_and(|at| at >= since)
-            || writes.any(|(_, hours)| hours.binary_search(&hour).is_ok())
-    }
-}
-
-/// Remembers all hours that are written while a settlement reads rows.
-struct RememberHours<'a>(&'a Mutex<RecentHours>);
-
-impl<'a> RememberHours<'a> {
-    fn new(recent: &'a Mutex<RecentHours>, since: Instant) -> RememberHours<'a> {
-        recent.lock().settling_since = Some(since);
-        RememberHours(recent)
-    }
-}
-
-impl Drop for RememberHours<'_> {
-    fn drop(&mut self) {
-        self.0.lock().settling_since = None;
-    }
-}
-
 /// Hours to settle next.
 #[derive(Debug, Default)]
 struct Batch {
     ranges: Vec<HourRange>,
     hours: usize,
+    /// Hours whose rows are added to spans, too.
+    in_spans: usize,
     bytes: u64,
 }
 
 impl Batch {
-    fn push(&mut self, hour: Hour, bytes: u64) {
+    /// The first hours of it, at most so many.
+    fn first_hours(self, hours_max: usize) -> Batch {
+        let bytes_per_hour = self.bytes / self.hours.max(1) as u64;
+        let mut first = Batch::default();
+        let hours = self.ranges.iter().flat_map(|range| range.hours());
+        for hour in hours.take(hours_max) {
+            first.push(hour, bytes_per_hour, true);
+        }
+        first
+    }
+
+    fn push(&mut self, hour: Hour, bytes: u64, is_in_spans: bool) {
         match self.ranges.last_mut() {
             Some(range) if range.end() == hour.get() => *range = range.until(hour),
             _ => self.ranges.push(hour.into()),
         }
         self.hours += 1;
+        self.in_spans += usize::from(is_in_spans);
         self.bytes += bytes;
     }
 
@@ -139,9 +100,9 @@ impl Batch {
     }
 }
 
-/// Which hours to settle.
+/// Which hours to settle, and which spans to sum.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+pub(super) enum Which {
     /// Those that are cold, once that is worth it.
     Cold,
     All,
@@ -168,8 +129,22 @@ impl Settler {
         self.changed.notify_all();
     }
 
-    fn is_closing(&self) -> bool {
+    pub(super) fn is_closing(&self) -> bool {
         self.state.lock().is_closing
+    }
+
+    /// Keeps settlements from running.
+    pub(super) fn lock_running(&self) -> parking_lot::MutexGuard<'_, ()> {
+        self.running.lock()
+    }
+
+    /// Whether one of these hours was written within the last `cold_after`.
+    pub(super) fn is_recent(&self, hours: HourRange, cold_after: Duration) -> bool {
+        let Some(since) = Instant::now().checked_sub(cold_after) else {
+            return false;
+        };
+        let recent = self.recent.lock();
+        hours.hours().any(|hour| recent.contains(hour, since))
     }
 
     /// Waits for `pause`, and then, unless there `is_work`, until an hour may be cold. Returns false when the store is
@@ -202,13 +177,20 @@ impl Inner {
         let mut pause = cold_after;
         // Hours that could not be read; they stay where they are until the next open.
         let mut damaged = HashSet::new();
+        let mut damaged_spans: HashSet<Span> = HashSet::new();
         self.settler.state.lock().written = Some(Instant::now());
         let mut is_work = false;
         while self.settler.wait(pause, is_work, cold_after) {
-            (pause, is_work) = match self.settle_hours(Which::Cold, &mut damaged) {
+            let mut work = || {
+                Ok(self.settle_hours(Which::Cold, &mut damaged)?
+                    || self.sum_next_spans(Which::Cold, &mut damaged_spans)?
+                    || self.thin()?)
+            };
+            (pause, is_work) = match work() {
                 Ok(true) => (Duration::ZERO, true),
                 Ok(false) => (interval, false),
                 Err(error) => {
+                    let error: StoreError = error;
                     tracing::warn!(%error, "cold hours not settled; the service retries");
                     (RETRY_PAUSE, true)
                 }
@@ -220,15 +202,21 @@ impl Inner {
     pub(super) fn settle_all(&self) -> Result<(), StoreError> {
         let mut damaged = HashSet::new();
         while self.settle_hours(Which::All, &mut damaged)? {}
-        match damaged.is_empty() {
-            true => Ok(()),
+        let mut damaged_spans = HashSet::new();
+        let mut sum_spans = || {
+            while self.sum_next_spans(Which::All, &mut damaged_spans)? {}
+            self.thin().map(drop)
+        };
+        let summed = sum_spans();
+        match damaged.is_empty() && damaged_spans.is_empty() {
+            true => summed,
             false => Err(StoreError::CompactionFailed),
         }
     }
 
     /// Settles some hours. Returns whether there may be more.
     fn settle_hours(&self, which: Which, damaged: &mut HashSet<Hour>) -> Result<bool, StoreError> {
-        let _one_at_a_time = self.settler.running.lock();
+        let _one_at_a_time = self.settler.lock_running();
         let last_drop = {
             // Rows that are settled already must not be settled again.
             let _write_lock = self.flusher.lock_writes();
@@ -236,7 +224,8 @@ impl Inner {
             self.families.last_drop()
         };
         let batch = self.choose(which, damaged)?;
-        let is_worth_it = batch.bytes >= BYTES_MIN || batch.hours >= HOURS_MIN;
+        let is_worth_it =
+            batch.bytes >= BYTES_MIN || batch.hours >= HOURS_MIN || batch.in_spans >= IN_SPANS_MAX;
         if batch.hours == 0 || !is_worth_it && which == Which::Cold {
             return Ok(false);
         }
@@ -256,7 +245,11 @@ impl Inner {
         if is_outdated {
             return Ok(true);
         }
-        self.settle(batch.ranges.clone(), files.paths.clone())?;
+        self.settle(
+            batch.ranges.clone(),
+            files.paths().to_vec(),
+            &files.new_spans,
+        )?;
         self.compaction_requests.request_dead(&batch.ranges);
         tracing::debug!(
             hours = batch.hours,
@@ -276,6 +269,7 @@ impl Inner {
         };
         let flows = self.flows()?;
         let newest = self.tallies()?.newest();
+        let summed = self.summed()?;
         let since = Instant::now().checked_sub(self.options.cold_after);
         let is_due = |hour: Hour| {
             let is_cold = || {
@@ -301,10 +295,16 @@ impl Inner {
                     rows.seek(upper);
                     continue;
                 }
-                let is_late = self.bytes_in(settled, &lower, &upper) > LATE_FRACTION * bytes;
+                // Rows of an hour that is only in longer spans are added to those.
+                let is_thinned = hour < summed.finest.hours_from;
+                let is_in_span = |tier: Tier| summed.contains(tier.span_of(hour));
+                let is_in_spans = is_thinned || Tier::ALL.into_iter().any(is_in_span);
+                let is_late =
+                    is_thinned || self.bytes_in(settled, &lower, &upper) > LATE_FRACTION * bytes;
                 match is_late && which == Which::Cold {
-                    true => late.push(hour, bytes),
-                    false => batch.push(hour, bytes),
+                    true => late.push(hour, bytes, is_in_spans),
+                    false if is_in_spans && batch.in_spans == IN_SPANS_MAX => {}
+                    false => batch.push(hour, bytes, is_in_spans),
                 }
                 if batch.is_full() || late.is_full() || late.bytes >= LATE_BYTES_MAX {
                     break;
@@ -314,7 +314,11 @@ impl Inner {
         }
         rows.status().map_err(with_context(DOING))?;
         let has_late = late.is_full() || late.bytes >= LATE_BYTES_MAX;
-        Ok(if has_late { late } else { batch })
+        Ok(if has_late {
+            late.first_hours(IN_SPANS_MAX)
+        } else {
+            batch
+        })
     }
 
     /// Writes files with all rows that `flows` has of these hours. `None` if the store is closing, or if an hour is
@@ -325,10 +329,12 @@ impl Inner {
         damaged: &mut HashSet<Hour>,
     ) -> Result<Option<StagedFiles<'_>>, StoreError> {
         let settled = self.settled().ok_or(StoreError::Closed)?;
-        let mut staged = StagedRows::new(self);
+        let mut staged = StagedRows::new(self, "settled");
         let mut steps_until_check = ROWS_PER_CHECK;
         let mut end: Option<u32> = None;
-        for hour in ranges.iter().flat_map(|range| range.hours()) {
+        let hours_from = self.summed()?.finest.hours_from;
+        let by_hour = ranges.iter().map(|range| range.since(hours_from));
+        for hour in by_hour.flat_map(HourRange::hours) {
             let (lower, upper) = codec::hour_bounds(hour);
             // A file must not span rows that are settled already: compaction would rewrite those with it.
             if let Some(end) = end.replace(hour.get() + 1)
@@ -359,84 +365,74 @@ impl Inner {
                 return Ok(None);
             }
         }
+        if let Some(unreadable) = self.rewrite_spans(ranges, &mut staged)? {
+            let hours = ranges.iter().flat_map(|range| range.hours());
+            damaged.extend(hours.filter(|hour| unreadable.hours().contains(*hour)));
+            return Ok(None);
+        }
         Ok(Some(staged.finish()?))
     }
-}
 
-/// Files in the staging directory, which are removed unless they were ingested.
-struct StagedFiles<'a> {
-    inner: &'a Inner,
-    paths: Vec<PathBuf>,
-}
-
-impl Drop for StagedFiles<'_> {
-    fn drop(&mut self) {
-        for path in &self.paths {
-            // The next open removes what remains.
-            let _best_effort = self.inner.remove_staged(path);
-        }
-    }
-}
-
-/// The rows of a settlement, in files of [`FILE_BYTES`].
-struct StagedRows<'a> {
-    files: StagedFiles<'a>,
-    writer: Option<rocksdb::SstFileWriter<'a>>,
-    rows: u32,
-}
-
-impl<'a> StagedRows<'a> {
-    fn new(inner: &'a Inner) -> StagedRows<'a> {
-        StagedRows {
-            files: StagedFiles {
-                inner,
-                paths: Vec::new(),
-            },
-            writer: None,
-            rows: 0,
-        }
-    }
-
-    #[inline]
-    fn write(&mut self, key: &[u8], value: &[u8], is_new: bool) -> Result<(), StoreError> {
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            none => {
-                let StagedFiles { inner, paths } = &mut self.files;
-                let name = format!("settled-{}", paths.len());
-                let (path, writer) = inner.open_staged(&inner.settled_options, &name)?;
-                paths.push(path);
-                none.insert(writer)
+    /// Adds the rows that `flows` has of these hours to the spans that are summed already, and to those that are kept
+    /// longer than the hours. Returns the first span whose rows cannot be read.
+    fn rewrite_spans(
+        &self,
+        ranges: &[HourRange],
+        staged: &mut StagedRows<'_>,
+    ) -> Result<Option<Span>, StoreError> {
+        let flows = self.flows()?;
+        let mut key = Vec::new();
+        let summed = self.summed()?;
+        let only_in_spans = ranges.iter().flat_map(|range| range.hours());
+        let only_in_spans = only_in_spans.take_while(|hour| *hour < summed.finest.hours_from);
+        let kept_longer =
+            only_in_spans.filter_map(|hour| Some(summed.finest.tier_of(hour)?.span_of(hour)));
+        let mut spans = summed.of_hours(ranges);
+        spans.extend(kept_longer);
+        let mut new = Vec::new();
+        for span in spans {
+            let of_span = ranges.iter().flat_map(|range| range.hours());
+            let of_span = of_span.filter(|hour| span.hours().contains(*hour));
+            let parts = of_span.map(|hour| {
+                let (lower, upper) = codec::hour_bounds(hour);
+                (iterate(&self.db, flows, &lower, &upper), codec::HOUR_BYTES)
+            });
+            let unreadable = |error: StoreError| {
+                tracing::error!(%span, %error, "late rows of a span cannot be read; run verify");
+                Ok(Some(span))
+            };
+            let mut merged = match MergedParts::new(parts.collect()) {
+                Ok(merged) => merged,
+                Err(error) => return unreadable(error),
+            };
+            // As above, a file must not span other rows.
+            staged.end_file()?;
+            loop {
+                let (suffix, counters) = match merged.next() {
+                    Ok(Some(row)) => row,
+                    Ok(None) => break,
+                    Err(error) => return unreadable(error),
+                };
+                key.clear();
+                key.extend_from_slice(&codec::span_prefix(span));
+                key.extend_from_slice(suffix);
+                staged.write(&key, &codec::encode_counters(counters), false)?;
             }
-        };
-        let written = if is_new {
-            writer.put(key, value)
-        } else {
-            writer.merge(key, value)
-        };
-        written.map_err(with_context(WRITING))?;
-        self.rows += 1;
-        if self.rows.is_multiple_of(ROWS_PER_CHECK) && writer.file_size() >= FILE_BYTES {
-            self.end_file()?;
+            if !summed.contains(span) {
+                new.push(span);
+            }
         }
-        Ok(())
-    }
-
-    fn end_file(&mut self) -> Result<(), StoreError> {
-        match self.writer.take() {
-            Some(mut writer) => writer.finish().map_err(with_context(WRITING)),
-            None => Ok(()),
+        staged.end_file()?;
+        for span in new {
+            staged.write_record(span)?;
         }
-    }
-
-    fn finish(mut self) -> Result<StagedFiles<'a>, StoreError> {
-        self.end_file()?;
-        Ok(self.files)
+        staged.end_file()?;
+        Ok(None)
     }
 }
 
 /// Whether there are keys from `lower` to `upper` (exclusive).
-fn has_rows(
+pub(super) fn has_rows(
     db: &DB,
     family: &ColumnFamily,
     lower: &[u8],

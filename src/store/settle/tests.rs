@@ -93,7 +93,7 @@ fn rows_are_the_same_whatever_is_settled() {
             }
             1 => {
                 let of = hour(random.random_range(0..6));
-                store.delete_hour(of).unwrap();
+                store.delete_hours(of.into()).unwrap();
                 model.retain(|(hour, _), _| *hour != of);
             }
             2 => store.flush().unwrap(),
@@ -224,35 +224,6 @@ fn no_file_of_a_settlement_spans_settled_hours() {
     hours.sort_unstable();
     assert_eq!(hours, [(1, 2), (5, 5), (9, 9)]);
     assert_eq!(rows(&store).len(), 4);
-}
-
-#[test]
-fn more_hours_than_can_be_remembered_are_all_recent() {
-    let mut recent = RecentHours::default();
-    let keep = Duration::from_secs(3600);
-    let start = Instant::now();
-    recent.add(vec![hour(1), hour(3)], keep);
-    assert!(recent.contains(hour(3), start) && !recent.contains(hour(2), start));
-    let later = Instant::now();
-    assert!(!recent.contains(hour(3), later + Duration::from_secs(1)));
-    recent.add((10..10 + RECENT_HOURS_MAX as u32).map(hour).collect(), keep);
-    assert!(recent.contains(hour(2), start) && recent.hours == RECENT_HOURS_MAX);
-}
-
-/// A settlement may take longer than an hour takes to go cold.
-#[test]
-fn hours_written_during_a_settlement_are_remembered() {
-    let mut recent = RecentHours::default();
-    let start = Instant::now();
-    recent.settling_since = Some(start);
-    recent.add(vec![hour(1)], Duration::ZERO);
-    std::thread::sleep(Duration::from_millis(2));
-    recent.add(vec![hour(2)], Duration::ZERO);
-    assert!(recent.contains(hour(1), start) && recent.contains(hour(2), start));
-    recent.settling_since = None;
-    std::thread::sleep(Duration::from_millis(2));
-    recent.add(vec![hour(3)], Duration::ZERO);
-    assert!(!recent.contains(hour(1), start) && recent.contains(hour(3), start));
 }
 
 /// Late flows come for an hour while its rows are being rewritten, and others after them.

@@ -4,5 +4,5 @@ mod hours;
 pub mod text;
 mod types;
 
-pub use hours::{HourRow, HoursQuery};
-pub use types::{Columns, Filter, Query, Sort, SortBy};
+pub use hours::{HourRow, HourTotals, HoursQuery};
+pub use types::{Columns, Filter, NameFilter, Query, Sort, SortBy};

@@ -9,6 +9,9 @@ pub struct Query {
     pub filter: Filter,
     /// The columns to group by: rows that agree in them are added up.
     pub columns: Columns,
+    /// Hours are added up in steps of this many, which begin at its multiples; a row's hour is the first of its step. More
+    /// than 1 only if `columns` has the hour.
+    pub step: u32,
     /// `None`: rows come in key order.
     pub sort: Option<Sort>,
     /// Maximum number of rows.
@@ -20,6 +23,11 @@ pub struct Query {
     pub partitions: Option<Vec<Partition>>,
     /// Leave out partitions that no node serves, instead of failing.
     pub partial: bool,
+    /// Add a last row with the sums of all rows that are not among the first. Only with a sort order and a limit, and
+    /// without a cursor.
+    pub other: bool,
+    /// Each row also has its sums of these hours, for comparison. Only if rows are grouped without the hour.
+    pub compare: Option<HourRange>,
 }
 
 impl Query {
@@ -29,12 +37,20 @@ impl Query {
             hours,
             filter: Filter::default(),
             columns: Columns::ALL,
+            step: 1,
             sort: None,
             limit: None,
             cursor: None,
             partitions: None,
             partial: false,
+            other: false,
+            compare: None,
         }
+    }
+
+    /// Whether rows are added up.
+    pub fn is_grouped(&self) -> bool {
+        self.columns != Columns::ALL || self.step > 1
     }
 }
 
@@ -92,26 +108,116 @@ pub enum SortBy {
     BytesRx,
     /// Their sum.
     Bytes,
+    /// Their sum minus that of the hours that are compared; the largest growth first.
+    Change,
 }
 
 impl Sort {
-    /// The row with the lower rank comes first.
-    pub fn rank(self, counters: Counters) -> u128 {
+    /// The row with the lower rank comes first. `before` are the sums of the hours that are compared.
+    pub fn rank(self, counters: Counters, before: Counters) -> u128 {
+        let both = |counters: Counters| u128::from(counters.tx) + u128::from(counters.rx);
         let value = match self.by {
             SortBy::BytesTx => u128::from(counters.tx),
             SortBy::BytesRx => u128::from(counters.rx),
-            SortBy::Bytes => u128::from(counters.tx) + u128::from(counters.rx),
+            SortBy::Bytes => both(counters),
+            // Never negative.
+            SortBy::Change => (1 << 65) + both(counters) - both(before),
         };
         if self.ascending { value } else { !value }
     }
 }
 
-/// Selects rows. A row matches a list if it has one of its names; an empty list matches all rows.
+/// Selects rows: those that match all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
-    pub src_apps: Vec<String>,
-    pub dest_apps: Vec<String>,
-    pub vpc_ids: Vec<String>,
+    pub src_app: NameFilter,
+    pub dest_app: NameFilter,
+    pub vpc_id: NameFilter,
+    /// One of the two applications is selected, and neither is excluded.
+    pub peer: NameFilter,
     /// A substring of one of the names, ignoring the case of ASCII letters.
     pub search: Option<String>,
+}
+
+/// Selects names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NameFilter {
+    /// A name is selected if it is one of these, or begins with one of `prefixes`; any name if there are none of both.
+    pub names: Vec<String>,
+    pub prefixes: Vec<String>,
+    /// It is not selected if it is one of these.
+    pub excluded: Vec<String>,
+}
+
+impl NameFilter {
+    /// Whether every name matches.
+    pub fn is_any(&self) -> bool {
+        self.names.is_empty() && self.prefixes.is_empty() && self.excluded.is_empty()
+    }
+
+    /// Its lists, each with the operator between a parameter's name and its value.
+    pub fn lists(&self) -> [(&'static str, &Vec<String>); 3] {
+        let NameFilter {
+            names,
+            prefixes,
+            excluded,
+        } = self;
+        [("", names), ("^", prefixes), ("!", excluded)]
+    }
+
+    /// Like [`NameFilter::lists`].
+    pub fn lists_mut(&mut self) -> [(&'static str, &mut Vec<String>); 3] {
+        let NameFilter {
+            names,
+            prefixes,
+            excluded,
+        } = self;
+        [("", names), ("^", prefixes), ("!", excluded)]
+    }
+}
+
+impl Filter {
+    /// The filters of names, each with the name of its parameter.
+    pub fn names(&self) -> [(&'static str, &NameFilter); 4] {
+        [
+            ("src_app", &self.src_app),
+            ("dest_app", &self.dest_app),
+            ("vpc_id", &self.vpc_id),
+            ("peer", &self.peer),
+        ]
+    }
+
+    /// Like [`Filter::names`].
+    pub fn names_mut(&mut self) -> [(&'static str, &mut NameFilter); 4] {
+        [
+            ("src_app", &mut self.src_app),
+            ("dest_app", &mut self.dest_app),
+            ("vpc_id", &mut self.vpc_id),
+            ("peer", &mut self.peer),
+        ]
+    }
+
+    /// The list of a parameter such as `src_app` or `src_app!`, which is `src_app!=NAME` in a query.
+    fn list_of(&mut self, parameter: &str) -> Option<&mut Vec<String>> {
+        let of_names = self.names_mut().into_iter();
+        of_names
+            .filter_map(|(name, filter)| Some((parameter.strip_prefix(name)?, filter)))
+            .flat_map(|(operator, filter)| {
+                let lists = filter.lists_mut().into_iter();
+                lists.filter(move |(of_list, _)| *of_list == operator)
+            })
+            .map(|(_, list)| list)
+            .next()
+    }
+
+    /// Adds a value to the list of a parameter. Returns false if there is no such list.
+    pub fn push(&mut self, parameter: &str, value: String) -> bool {
+        match self.list_of(parameter) {
+            Some(list) => {
+                list.push(value);
+                true
+            }
+            None => false,
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The columns of the table of rows: chooses those that fit, and formats their cells.
 
+use super::super::super::text::{bar, bytes, fit_right, rate};
 use super::super::query::Row;
-use super::super::text::{bar, bytes, fit_right, rate};
 use crate::config::SortBy;
 
 /// A name gets at least this many columns before another column is shown beside it.

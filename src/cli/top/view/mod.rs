@@ -13,9 +13,9 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Sparkline, SparklineBar, Widget, Wrap};
 
 use self::columns::{Column, sort_name};
+use super::super::text::{bytes, fit, fit_right, rate, visible, width};
 use super::query::{Row, Snapshot, fields};
 use super::state::{InputMode, State};
-use super::text::{bytes, fit, fit_right, rate, visible, width};
 use crate::config::HourChoice;
 use agent::units::hour_name;
 

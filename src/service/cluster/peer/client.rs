@@ -26,7 +26,9 @@ use super::tls::{self, PeerTls};
 use crate::query::{Coverage, HourSource, Hours, RowSource};
 use agent::client::{ClientError, read_first_token};
 use flow::query::Query;
-use flow::{HostName, HourRange, Offset, Partition, ProblemDocument};
+use flow::{
+    HostName, HourRange, Offset, PROBLEM_TYPE_PREFIX, Partition, ProblemDocument, TOO_COARSE,
+};
 
 /// Longest wait for a connection. In addition, each request has a deadline.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -55,6 +57,9 @@ pub enum PeerError {
     /// It responds with another error, or not with what was requested.
     #[error("{url}: {why}")]
     Failed { url: String, why: String },
+    /// See [`QueryError::TooCoarse`](crate::query::QueryError::TooCoarse): a fault of the query.
+    #[error("{0}")]
+    TooCoarse(String),
 }
 
 impl PeerError {
@@ -272,7 +277,15 @@ impl PeerClient {
         let body = Limited::new(response.into_body(), PROBLEM_BYTES_MAX);
         let body = body.collect().await.map(|body| body.to_bytes());
         let problem = body.map(|body| serde_json::from_slice(&body).unwrap_or_default());
-        let ProblemDocument { title, detail, .. } = problem.unwrap_or_default();
+        let ProblemDocument {
+            r#type,
+            title,
+            detail,
+            ..
+        } = problem.unwrap_or_default();
+        if r#type.strip_prefix(PROBLEM_TYPE_PREFIX) == Some(TOO_COARSE) {
+            return Err(PeerError::TooCoarse(detail.into_owned()));
+        }
         let why = match title.is_empty() {
             true => status.to_string(),
             false => format!("{status}: {title}: {detail}"),

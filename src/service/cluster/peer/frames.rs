@@ -147,14 +147,18 @@ mod tests {
                 dest_app: Some(""),
                 vpc_id: Some("vpc-É"),
                 counters,
+                before: None,
                 hour: Hour::new(7),
+                is_other: false,
             },
             Row {
                 src_app: Some("z"),
                 dest_app: Some("d"),
                 vpc_id: Some("v"),
                 counters,
+                before: None,
                 hour: Hour::new(8),
+                is_other: false,
             },
         ];
         let mut bytes = Vec::new();

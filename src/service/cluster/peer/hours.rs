@@ -11,8 +11,7 @@ use hyper::body::{Body, Incoming};
 use super::body::PeerBody;
 use crate::query::{HourSource, QueryError};
 use agent::client::JsonArray;
-use flow::query::HourRow;
-use flow::{Hour, Totals};
+use flow::query::{HourRow, HourTotals};
 
 /// Reads hours.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ where
     B: Body<Data = Bytes> + Debug + Send + Sync + Unpin,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    fn next(&mut self) -> Result<Option<(Hour, Totals)>, QueryError> {
+    fn next(&mut self) -> Result<Option<HourTotals>, QueryError> {
         let failed = |body: &PeerBody<B>, error: io::Error| body.query_error(error);
         let row = self.0.next().transpose();
         let row = row.map_err(|error| failed(self.0.reader(), error.into()))?;
@@ -67,7 +66,7 @@ mod tests {
             let (mut read, mut error) = (0, None);
             loop {
                 match reader.next() {
-                    Ok(Some((hour, totals))) => {
+                    Ok(Some(HourTotals { hour, totals, .. })) => {
                         assert_eq!((hour.get(), totals.tx, totals.rx), (7, 2, 3));
                         read += 1;
                     }

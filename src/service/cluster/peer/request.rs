@@ -8,7 +8,7 @@
 
 use crate::service::PEER_PATH_PREFIX;
 use flow::query::text::BadQuery;
-use flow::query::{Columns, HoursQuery, Query, text};
+use flow::query::{HoursQuery, Query, text};
 use flow::{HourRange, Offset, Partition};
 
 const ROWS: &str = "rows";
@@ -20,6 +20,7 @@ const UPTO: &str = "upto";
 
 /// A request from another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // there is one for each request
 pub enum Request {
     Rows(Query),
     Hours(HoursQuery),
@@ -69,8 +70,9 @@ fn for_peer(query: &Query) -> Query {
     let mut part = query.clone();
     // The response then names the missing partitions.
     part.partial = true;
+    part.other = false;
     // A group may have flows in several partitions; a row is in exactly one.
-    let chooses = query.sort.is_none() || query.columns == Columns::ALL;
+    let chooses = query.sort.is_none() || !query.is_grouped() && !query.other;
     part.limit = query.limit.filter(|_| chooses).map(|limit| limit + 1);
     if part.limit.is_none() {
         (part.sort, part.cursor) = (None, None);
@@ -179,6 +181,7 @@ mod tests {
         for hours in [HourRange::ALL, (3..9).into()] {
             let expected = Request::Hours(HoursQuery {
                 hours,
+                step: 1,
                 partitions: Some(partitions.to_vec()),
                 partial: true,
             });

@@ -92,6 +92,27 @@ async fn a_node_that_responds_to_probes_is_not_given_up() {
     node.join().unwrap();
 }
 
+/// Hours that are only kept in longer spans are a fault of the query, not of the node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_that_is_too_fine_is_refused_with_the_peers_reason() {
+    let (listener, url) = listen();
+    let node = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _request = head(&mut stream);
+        let body =
+            r#"{"type":"urn:flowtally:problem:too-coarse","title":"t","detail":"before hour 9"}"#;
+        let length = body.len();
+        let head = format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all((head + body).as_bytes()).unwrap();
+    });
+    let error = rows(&client(), &url).await.unwrap_err();
+    assert!(
+        matches!(&error, PeerError::TooCoarse(what) if what == "before hour 9"),
+        "{error}"
+    );
+    node.join().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_distinguish_unavailable_from_failing_nodes() {
     for (response, is_unavailable, says) in [

@@ -1,22 +1,27 @@
 //! Verification: reads everything that is stored, changes nothing, and compares the rows of each hour with the
 //! ledger.
 
+mod rows;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions};
 
-use super::codec::{self, Corrupt};
+use super::codec::{self, FlowKey};
 use super::dir::DataDir;
-use super::error::StoreError;
-use super::families::{Families, Hidden, HiddenHours, iterate};
+use super::error::{StoreError, with_context};
+use super::families::{Hidden, iterate, settled_family};
 use super::journal::Journal;
 use super::open::open_database_read_only;
 use super::receipts::receipts_family;
 use super::rocks::RocksOptions;
 use super::tally::Tally;
-use super::{StoreOptions, flows_family, marker_in};
-use flow::{Counters, Hour, Totals};
+use super::tiers::{FinestRows, KeyLayout, Summed, compare_span};
+use super::{Span, StoreOptions, Tier, flows_family, marker_in};
+use flow::{Hour, HourRange, Totals};
+use rows::{StoredRows, hidden_hours};
 
 /// Size of the tallies in which batches are verified.
 const TALLY_BYTES: usize = 32 << 20;
@@ -29,6 +34,10 @@ pub const FAULTS_MAX: usize = 1000;
 pub struct Verified {
     pub hours: u64,
     pub rows: u64,
+    /// Days, and thirty days, whose sums were compared.
+    pub spans: u64,
+    /// Those of them that were compared with the ledger.
+    thinned: BTreeSet<Span>,
     /// By the ledger.
     pub flows: u64,
     /// Batches in the journal that the sums do not contain yet.
@@ -50,6 +59,8 @@ pub enum Fault {
     },
     /// The hour's rows cannot be read or decoded.
     Hour { hour: Hour, why: String },
+    /// The sums of a day or of thirty days differ from those of their hours, or cannot be read.
+    Span { span: Span, why: String },
     /// A fault outside of any hour.
     Other { what: &'static str, why: String },
 }
@@ -63,6 +74,7 @@ impl fmt::Display for Fault {
                 rows.tx, rows.rx, ledger.tx, ledger.rx
             ),
             Fault::Hour { hour, why } => write!(f, "hour {hour}: {why}"),
+            Fault::Span { span, why } => write!(f, "{span}: {why}"),
             Fault::Other { what, why } => write!(f, "{what}: {why}"),
         }
     }
@@ -82,6 +94,7 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let mut verified = Verified::default();
     verified.journal(&db);
     verified.hours(&db)?;
+    verified.spans(&db)?;
     verified.other_keys(&db)?;
     verified.receipts(&db)?;
     Ok(verified)
@@ -120,7 +133,15 @@ impl Verified {
                 Hidden::default()
             }
         };
+        let finest = match Summed::read(db) {
+            Ok(summed) => summed.finest,
+            Err(error) => {
+                self.other("the records of days", error);
+                FinestRows::default()
+            }
+        };
         let mut rows = StoredRows::from(db, &hidden, &[])?;
+        let mut thinned: Option<ThinnedSpan> = None;
         loop {
             while rows.skip_invalid_key() {
                 self.other("the rows", "a key has no hour");
@@ -131,7 +152,13 @@ impl Verified {
                 self.other("the rows after the last hour", error);
             }
             let of_both = [found, known.map(|(hour, _)| hour)];
-            let Some(hour) = of_both.into_iter().flatten().min() else {
+            let hour = of_both.into_iter().flatten().min();
+            let span_of = |hour| Some(finest.tier_of(hour)?.span_of(hour));
+            let span = hour.and_then(span_of);
+            if let Some(complete) = thinned.take_if(|of| Some(of.span) != span) {
+                self.thinned_span(db, complete);
+            }
+            let Some(hour) = hour else {
                 return Ok(());
             };
             let mut totals = Totals::default();
@@ -141,14 +168,22 @@ impl Verified {
             }
             match self.hour(&mut rows, hour) {
                 Err(why) => {
+                    if let Some(span) = span {
+                        // Its rows are missing in the sum, so the sum cannot agree.
+                        let of = thinned.get_or_insert_with(|| ThinnedSpan::new(span));
+                        of.is_unreadable = true;
+                    }
                     self.fault(Fault::Hour { hour, why });
                     let (_, behind) = codec::hour_bounds(hour);
                     rows = StoredRows::from(db, &hidden, &behind)?;
                 }
                 Ok((sums, saturated)) => {
-                    let agrees =
-                        |rows: u128, ledger: u128| rows == ledger || saturated && rows < ledger;
-                    if !agrees(sums.tx, totals.tx) || !agrees(sums.rx, totals.rx) {
+                    if let Some(span) = span {
+                        let of = thinned.get_or_insert_with(|| ThinnedSpan::new(span));
+                        of.ledger.add(totals);
+                        of.rows.add(sums);
+                        of.saturated |= saturated;
+                    } else if !agrees(sums, totals, saturated) {
                         let (ledger, rows) = (totals, sums);
                         self.fault(Fault::Differs { hour, ledger, rows });
                     }
@@ -156,6 +191,94 @@ impl Verified {
             }
             self.hours += 1;
         }
+    }
+
+    /// Compares the rows of a span, the only ones of most of its hours, with the ledger's entries of these.
+    fn thinned_span(&mut self, db: &DB, mut of: ThinnedSpan) {
+        self.spans += 1;
+        let span = of.span;
+        self.thinned.insert(span);
+        let mut read = || {
+            let settled = settled_family(db).ok_or(StoreError::Closed)?;
+            let (lower, upper) = codec::span_bounds(span.tier, span.number..span.number + 1);
+            let mut rows = iterate(db, settled, &lower, &upper);
+            while let Some((key, value)) = rows.item() {
+                let (_, suffix) = codec::split_span(key)?;
+                FlowKey::decode_names(span.first_hour(), suffix)?;
+                let counters = codec::decode_counters(value)?;
+                of.saturated |= counters.tx == u64::MAX || counters.rx == u64::MAX;
+                of.rows.count(counters);
+                rows.next();
+            }
+            let status = rows.status();
+            status.map_err(with_context("reading the rows of a span"))
+        };
+        let why = match read() {
+            Err(error) => error.to_string(),
+            Ok(()) if of.is_unreadable || agrees(of.rows, of.ledger, of.saturated) => return,
+            Ok(()) => format!(
+                "the rows add up to bytes_tx {}, bytes_rx {}; the ledger has {} and {}",
+                of.rows.tx, of.rows.rx, of.ledger.tx, of.ledger.rx
+            ),
+        };
+        self.fault(Fault::Span { span, why });
+    }
+
+    /// Compares the rows of days and of thirty days with those of their hours.
+    fn spans(&mut self, db: &DB) -> Result<(), StoreError> {
+        let Some(settled) = db.cf_handle(codec::SETTLED) else {
+            return Ok(());
+        };
+        let (summed, hidden) = match (Summed::read(db), hidden_hours(db)) {
+            (Ok(summed), Ok(hidden)) => (summed, hidden),
+            (Err(error), _) | (_, Err(error)) => {
+                self.other("the records of days", error);
+                return Ok(());
+            }
+        };
+        // Some of their hours are being dropped: the next open finishes that.
+        let dropped = summed.of_hours(&hidden.in_settled);
+        for span in summed.of_hours(&[HourRange::ALL]) {
+            let is_thinned = summed.finest.tier_of(span.first_hour()) == Some(span.tier);
+            if dropped.contains(&span) {
+                continue;
+            }
+            if is_thinned {
+                // Unless it was compared with the ledger: that has none of its hours.
+                if !self.thinned.contains(&span) {
+                    self.thinned_span(db, ThinnedSpan::new(span));
+                }
+                continue;
+            }
+            self.spans += 1;
+            let compared = compare_span(db, settled, span, &summed);
+            if let Some(why) = compared.unwrap_or_else(|error| Some(error.to_string())) {
+                self.fault(Fault::Span { span, why });
+            }
+        }
+        for tier in Tier::ALL {
+            let layout = KeyLayout::of(tier);
+            let (lower, upper) = layout.bounds(HourRange::ALL);
+            let mut rows = iterate(db, settled, &lower, &upper);
+            while let Some(key) = rows.key() {
+                let Ok((hour, _)) = layout.split(key) else {
+                    self.other("the rows of days", "a key cannot be decoded");
+                    rows.next();
+                    continue;
+                };
+                let span = tier.span_of(hour);
+                if !summed.contains(span) {
+                    let why = "it has rows without a record".to_owned();
+                    self.fault(Fault::Span { span, why });
+                }
+                let (_, behind) = layout.bounds(span.hours());
+                rows.seek(behind);
+            }
+            if let Err(error) = rows.status() {
+                self.other("the rows of days", error);
+            }
+        }
+        Ok(())
     }
 
     /// The next ledger entry that can be decoded.
@@ -203,7 +326,12 @@ impl Verified {
             for (lower, upper) in [(&codec::META_PREFIX[..], ledger), (ledger_end, &KEYS_END)] {
                 let mut keys = iterate(db, family, lower, upper);
                 while let Some(key) = keys.key() {
-                    if !known.contains(&key) {
+                    // Rows and records of spans are verified elsewhere.
+                    if let Some(behind) = codec::behind_rows_of_spans(key) {
+                        keys.seek(behind);
+                        continue;
+                    }
+                    if !known.contains(&key) && !codec::is_record_of_spans(key) {
                         self.other("the rows", "a key has no hour");
                     }
                     keys.next();
@@ -246,227 +374,38 @@ impl Verified {
     }
 }
 
+/// A span whose rows are not stored by hour.
+struct ThinnedSpan {
+    span: Span,
+    /// Of its hours.
+    ledger: Totals,
+    /// Those that are stored by hour nevertheless, since they came late.
+    rows: Totals,
+    saturated: bool,
+    /// An hour of it cannot be read, which was reported.
+    is_unreadable: bool,
+}
+
+impl ThinnedSpan {
+    fn new(span: Span) -> ThinnedSpan {
+        ThinnedSpan {
+            span,
+            ledger: Totals::default(),
+            rows: Totals::default(),
+            saturated: false,
+            is_unreadable: false,
+        }
+    }
+}
+
+/// Whether sums of rows are those of the ledger; less, if one of them saturated.
+fn agrees(rows: Totals, ledger: Totals, saturated: bool) -> bool {
+    let agrees = |rows: u128, ledger: u128| rows == ledger || saturated && rows < ledger;
+    agrees(rows.tx, ledger.tx) && agrees(rows.rx, ledger.rx)
+}
+
 /// Beyond all keys.
 const KEYS_END: [u8; 5] = [0xFF; 5];
 
-type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
-
-/// The rows of both families in key order.
-struct StoredRows<'a> {
-    families: Vec<(RawIterator<'a>, HiddenHours)>,
-}
-
-impl<'a> StoredRows<'a> {
-    /// The rows whose keys are `lower` or more.
-    fn from(db: &'a DB, hidden: &Hidden, lower: &[u8]) -> Result<StoredRows<'a>, StoreError> {
-        let of = |family| iterate(db, family, lower, &codec::META_PREFIX);
-        let mut families = vec![(of(flows_family(db)?), hidden.in_flows.clone())];
-        if let Some(settled) = db.cf_handle(codec::SETTLED) {
-            families.push((of(settled), hidden.in_settled.clone()));
-        }
-        let mut rows = StoredRows { families };
-        rows.skip_hidden();
-        Ok(rows)
-    }
-
-    /// Skips a key that has no hour. Returns whether there was one.
-    fn skip_invalid_key(&mut self) -> bool {
-        for (rows, _) in &mut self.families {
-            if rows.key().is_some_and(|key| hour_of(key).is_none()) {
-                rows.next();
-                return true;
-            }
-        }
-        false
-    }
-
-    fn skip_hidden(&mut self) {
-        for (rows, hidden) in &mut self.families {
-            while let Some(hour) = rows.key().and_then(hour_of)
-                && let Some(range) = hidden.iter().find(|range| range.contains(hour))
-            {
-                rows.seek(codec::range_bounds(*range).1);
-            }
-        }
-    }
-
-    /// The hour of the next row.
-    fn hour(&mut self) -> Option<Hour> {
-        self.skip_hidden();
-        let hours = self.families.iter();
-        hours
-            .filter_map(|(rows, _)| rows.key().and_then(hour_of))
-            .min()
-    }
-
-    /// The next row of `hour`, the next hour.
-    fn next_of(&mut self, hour: Hour) -> Option<Result<Counters, Corrupt>> {
-        let (lower, _) = codec::hour_bounds(hour);
-        let keys = self.families.iter().filter_map(|(rows, _)| rows.key());
-        let least = keys.filter(|key| key.starts_with(&lower)).min()?.to_vec();
-        Some(codec::validate_key(&least).and_then(|_| self.add_up(&least)))
-    }
-
-    /// Adds up the values of `key`, which is next, and moves behind it.
-    fn add_up(&mut self, key: &[u8]) -> Result<Counters, Corrupt> {
-        let mut sum = Counters::default();
-        for (rows, _) in &mut self.families {
-            if let Some((_, value)) = rows.item().filter(|(found, _)| *found == key) {
-                sum.add(codec::decode_counters(value)?);
-                rows.next();
-            }
-        }
-        Ok(sum)
-    }
-
-    fn status(&self) -> Result<(), rocksdb::Error> {
-        self.families.iter().try_for_each(|(rows, _)| rows.status())
-    }
-}
-
-/// What the last steps that changed both families hide.
-fn hidden_hours(db: &DB) -> Result<Hidden, StoreError> {
-    let steps = Families::read(db)?;
-    let hidden = steps.hidden(steps.in_flows(db)?, steps.in_settled(db)?);
-    Ok(hidden.ok_or(Corrupt("settled rows and others are from different times"))?)
-}
-
-/// The hour at the start of a row's key.
-fn hour_of(key: &[u8]) -> Option<Hour> {
-    codec::split_hour(key).ok().map(|(hour, _)| hour)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::Store;
-    use flow::BatchBuilder;
-
-    /// Two hours on disk, a third in the journal.
-    fn stored(dir: &Path) -> Store {
-        let (store, _) = Store::open(dir, StoreOptions::default()).unwrap();
-        for hour in [7, 8, 9] {
-            let mut batch = BatchBuilder::with_capacity(0);
-            for name in [b"a", b"b"] {
-                let hour = Hour::new(hour).unwrap();
-                batch.push(
-                    hour,
-                    [name, b"d", b"v"],
-                    Counters {
-                        tx: 1,
-                        rx: u64::MAX / 2,
-                    },
-                );
-            }
-            store.commit(vec![batch.finish()]).unwrap();
-            if hour == 8 {
-                store.flush().unwrap();
-            }
-        }
-        store
-    }
-
-    #[test]
-    fn a_verification_finds_all_flows_and_changes_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(stored(dir.path()));
-        let names = || {
-            let entries = std::fs::read_dir(dir.path().join("rocks")).unwrap();
-            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
-            names.sort();
-            names
-        };
-        let before = names();
-        let verified = verify(dir.path()).unwrap();
-        assert!(verified.faults.is_empty(), "{:?}", verified.faults);
-        assert_eq!((verified.hours, verified.rows, verified.flows), (2, 4, 4));
-        assert_eq!(verified.journal_batches, 1);
-        assert_eq!(names(), before);
-    }
-
-    #[test]
-    fn an_additional_byte_is_found_in_its_hour() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = stored(dir.path());
-        let mut key = Vec::new();
-        flow::codec::push_key(&mut key, Hour::new(8).unwrap(), b"b", b"d", b"v");
-        let one = codec::encode_counters(Counters { tx: 1, rx: 0 });
-        let inner = &store.inner;
-        inner
-            .db
-            .merge_cf(inner.flows().unwrap(), &key, one)
-            .unwrap();
-        drop(store);
-        let faults = verify(dir.path()).unwrap().faults;
-        let [fault] = faults.as_slice() else {
-            panic!("{faults:?}")
-        };
-        let text = fault.to_string();
-        assert!(
-            text.starts_with("hour 8: the rows add up to bytes_tx 3,"),
-            "{text}"
-        );
-    }
-
-    /// One fault more than the report lists.
-    #[test]
-    fn faults_beyond_the_list_are_counted() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = stored(dir.path());
-        let inner = &store.inner;
-        let one = codec::encode_totals(Totals {
-            tx: 1,
-            ..Totals::default()
-        });
-        for hour in 100..101 + FAULTS_MAX as u64 {
-            let key = codec::ledger_key(Hour::new(hour).unwrap());
-            inner.db.merge_cf(inner.flows().unwrap(), key, one).unwrap();
-        }
-        drop(store);
-        let verified = verify(dir.path()).unwrap();
-        assert_eq!(verified.faults.len(), FAULTS_MAX);
-        assert_eq!(verified.faults_found, FAULTS_MAX as u64 + 1);
-        assert_eq!(verified.hours, 2 + FAULTS_MAX as u64 + 1);
-    }
-
-    #[test]
-    fn a_key_without_an_hour_hides_no_row() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = stored(dir.path());
-        let inner = &store.inner;
-        let one = codec::encode_counters(Counters { tx: 1, rx: 0 });
-        for key in [&b"\0"[..], b"\xFF\xFF\xFF\xFFa"] {
-            inner.db.merge_cf(inner.flows().unwrap(), key, one).unwrap();
-        }
-        drop(store);
-        let verified = verify(dir.path()).unwrap();
-        let faults: Vec<_> = verified.faults.iter().map(Fault::to_string).collect();
-        assert_eq!(faults, ["the rows: a key has no hour"; 2]);
-        assert_eq!((verified.hours, verified.rows), (2, 4));
-    }
-
-    #[test]
-    fn an_hour_without_rows_is_reported() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = stored(dir.path());
-        let inner = &store.inner;
-        let (lower, upper) = codec::hour_bounds(Hour::new(8).unwrap());
-        inner
-            .db
-            .delete_range_cf(inner.flows().unwrap(), lower, upper)
-            .unwrap();
-        drop(store);
-        let faults = verify(dir.path()).unwrap().faults;
-        assert!(
-            matches!(faults.as_slice(), [Fault::Differs { hour, .. }] if hour.get() == 8),
-            "{faults:?}"
-        );
-    }
-
-    #[test]
-    fn a_directory_in_use_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let _store = stored(dir.path());
-        assert!(matches!(verify(dir.path()), Err(StoreError::InUse { .. })));
-    }
-}
+mod tests;

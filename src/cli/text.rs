@@ -7,7 +7,7 @@ use agent::terminal::printable;
 /// Escapes everything in `name` that a terminal would execute or not show: control characters, escape sequences, and
 /// marks that change the direction of writing. They become `\u{1b}` and the like, and a backslash is doubled. An empty
 /// name becomes `""`, so that it can be seen.
-pub(super) fn visible(name: &str) -> String {
+pub(in crate::cli) fn visible(name: &str) -> String {
     match name {
         "" => "\"\"".into(),
         _ => printable(&name.replace('\\', "\\\\")).into_owned(),
@@ -15,12 +15,12 @@ pub(super) fn visible(name: &str) -> String {
 }
 
 /// Columns that `text` takes: two for each wide character.
-pub(super) fn width(text: &str) -> usize {
+pub(in crate::cli) fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
 /// Truncates `text` to at most `columns`.
-pub(super) fn cut(text: &str, columns: usize) -> String {
+pub(in crate::cli) fn cut(text: &str, columns: usize) -> String {
     let mut fitted = text.to_owned();
     if width(text) > columns {
         let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
@@ -32,20 +32,20 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
 }
 
 /// Truncates or pads `text` to exactly `columns`.
-pub(super) fn fit(text: &str, columns: usize) -> String {
+pub(in crate::cli) fn fit(text: &str, columns: usize) -> String {
     let fitted = cut(text, columns);
     let missing = columns.saturating_sub(width(&fitted));
     fitted + &" ".repeat(missing)
 }
 
 /// The same, aligned to the right.
-pub(super) fn fit_right(text: &str, columns: usize) -> String {
+pub(in crate::cli) fn fit_right(text: &str, columns: usize) -> String {
     let missing = columns.saturating_sub(width(text));
     fit(&(" ".repeat(missing) + text), columns)
 }
 
 /// `n` bytes with three digits and a unit.
-pub(super) fn bytes(n: u128) -> String {
+pub(in crate::cli) fn bytes(n: u128) -> String {
     const UNITS: [&str; 11] = [
         "B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB", "RB", "QB",
     ];
@@ -67,12 +67,12 @@ pub(super) fn bytes(n: u128) -> String {
 }
 
 /// Bytes per second; `–` if not known yet.
-pub(super) fn rate(bytes_per_s: Option<u128>) -> String {
+pub(in crate::cli) fn rate(bytes_per_s: Option<u128>) -> String {
     bytes_per_s.map_or_else(|| "–".into(), |n| bytes(n) + "/s")
 }
 
 /// A bar of `columns`, filled up to `part` (0 … 1).
-pub(super) fn bar(part: f64, columns: usize) -> String {
+pub(in crate::cli) fn bar(part: f64, columns: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (part.clamp(0.0, 1.0) * columns as f64 * 8.0).round() as usize;
     let filled = "█".repeat(eighths / 8) + EIGHTHS[eighths % 8];

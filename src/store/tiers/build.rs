@@ -1,0 +1,256 @@
+//! Sums spans whose hours are settled.
+
+use std::collections::HashSet;
+
+use super::merge::MergedParts;
+use super::{KeyLayout, Span, Tier};
+use crate::store::codec::{self, SPAN_BYTES};
+use crate::store::error::{StoreError, with_context};
+use crate::store::families::iterate;
+use crate::store::settle::{StagedRows, Which, has_rows};
+use crate::store::{Inner, Step};
+use flow::{Hour, HourRange};
+
+/// Rows between two looks at whether the store is closing.
+const ROWS_PER_CHECK: u32 = 4096;
+/// Spans that one ingest adds.
+const SPANS_MAX: usize = 64;
+/// It adds no further one once it has this many bytes.
+const BYTES_ENOUGH: u64 = 64 << 20;
+
+/// The reason why a span was not summed.
+enum NotSummed {
+    /// Its parts could not be read.
+    Damaged(StoreError),
+    /// Its sums could not be written.
+    Failed(StoreError),
+    Closing,
+}
+
+impl Inner {
+    /// Sums the next spans that are complete. Returns whether there may be more. `damaged` are spans that could not be
+    /// read.
+    pub(in crate::store) fn sum_next_spans(
+        &self,
+        which: Which,
+        damaged: &mut HashSet<Span>,
+    ) -> Result<bool, StoreError> {
+        let _one_at_a_time = self.settler.lock_running();
+        let last_drop = {
+            let _write_lock = self.flusher.lock_writes();
+            self.finish_steps()?;
+            self.families.last_drop()
+        };
+        let spans = self.next_complete_spans(which, damaged)?;
+        let mut staged = StagedRows::new(self, "span");
+        let mut summed: Vec<Span> = Vec::new();
+        // The disk has room for a second copy.
+        let mut room = self.health.room() / 2;
+        for span in spans {
+            let bytes = self.bytes_of_parts(span)?;
+            if bytes > room {
+                tracing::debug!(?span, bytes, "no disk space to sum a span");
+                break;
+            }
+            room -= bytes;
+            // A file must not span the rows of others.
+            if summed
+                .last()
+                .is_some_and(|last| last.number + 1 < span.number)
+            {
+                staged.end_file()?;
+            }
+            match self.sum(span, &mut staged) {
+                Ok(()) => summed.push(span),
+                Err(NotSummed::Damaged(error)) => {
+                    tracing::error!(%span, %error, "the sums of a span cannot be made; run verify");
+                    damaged.insert(span);
+                    return Ok(true);
+                }
+                Err(NotSummed::Failed(error)) => return Err(error),
+                Err(NotSummed::Closing) => return Ok(false),
+            }
+            if staged.bytes() >= BYTES_ENOUGH {
+                break;
+            }
+        }
+        if summed.is_empty() {
+            return Ok(false);
+        }
+        staged.end_file()?;
+        // A file of its own, too.
+        for span in &summed {
+            staged.write_record(*span)?;
+        }
+        let files = staged.finish()?;
+        self.step(Step::SpanWritten);
+        let _write_lock = self.flusher.lock_writes();
+        self.finish_steps()?;
+        // Only drops and settlements change what was read, and no settlement runs meanwhile.
+        if self.families.last_drop() != last_drop {
+            return Ok(true);
+        }
+        let ingest = || {
+            let settled = self.settled().ok_or(StoreError::Closed)?;
+            self.ingest(settled, files.paths(), "ingesting the sums of spans")
+        };
+        self.change_spans(ingest, |of| of.insert(&summed))?;
+        self.step(Step::SpanSummed);
+        tracing::debug!(spans = summed.len(), first = ?summed.first(), "summed");
+        Ok(true)
+    }
+
+    /// Stages the sums of a span.
+    fn sum(&self, span: Span, staged: &mut StagedRows<'_>) -> Result<(), NotSummed> {
+        let mut parts = self.parts_of(span).map_err(NotSummed::Damaged)?;
+        let mut key = codec::span_prefix(span).to_vec();
+        let mut steps_until_check = ROWS_PER_CHECK;
+        while let Some((suffix, counters)) = parts.next().map_err(NotSummed::Damaged)? {
+            key.truncate(SPAN_BYTES);
+            key.extend_from_slice(suffix);
+            let written = staged.write(&key, &codec::encode_counters(counters), true);
+            written.map_err(NotSummed::Failed)?;
+            steps_until_check -= 1;
+            if steps_until_check == 0 {
+                steps_until_check = ROWS_PER_CHECK;
+                if self.settler.is_closing() {
+                    return Err(NotSummed::Closing);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Upper bound of the bytes of a span's sums: those of its parts.
+    fn bytes_of_parts(&self, span: Span) -> Result<u64, StoreError> {
+        let settled = self.settled().ok_or(StoreError::Closed)?;
+        let layout = match span.tier {
+            Tier::Day => KeyLayout::HOURS,
+            Tier::ThirtyDays => KeyLayout::of(Tier::Day),
+        };
+        let (lower, upper) = layout.bounds(span.hours());
+        Ok(self.bytes_in(settled, &lower, &upper))
+    }
+
+    /// The parts of a span, each with its rows in `settled`.
+    fn parts_of(&self, span: Span) -> Result<MergedParts<'_>, StoreError> {
+        let settled = self.settled().ok_or(StoreError::Closed)?;
+        let hours = span.hours();
+        let part = |layout: KeyLayout, hours: HourRange| {
+            let (lower, upper) = layout.bounds(hours);
+            let rows = iterate(&self.db, settled, &lower, &upper);
+            (rows, layout.prefix_bytes())
+        };
+        let parts = match span.tier {
+            Tier::Day => {
+                let hours = hours.hours();
+                hours
+                    .map(|hour| part(KeyLayout::HOURS, hour.into()))
+                    .collect()
+            }
+            Tier::ThirtyDays => {
+                let summed = self.summed()?;
+                let days = summed.that_have(Tier::Day, hours);
+                let day = KeyLayout::of(Tier::Day);
+                days.map(|span| part(day, span.hours())).collect()
+            }
+        };
+        MergedParts::new(parts)
+    }
+
+    /// The first spans that are not summed yet and complete: days, or, if there are none, thirty days.
+    fn next_complete_spans(
+        &self,
+        which: Which,
+        damaged: &HashSet<Span>,
+    ) -> Result<Vec<Span>, StoreError> {
+        let mut complete = Vec::new();
+        let Some(newest) = self.tallies()?.newest() else {
+            return Ok(complete);
+        };
+        let settled = self.settled().ok_or(StoreError::Closed)?;
+        let summed = self.summed()?;
+        let cutoffs = self.retention.cutoffs();
+        let is_next = |span: Span| {
+            Ok::<_, StoreError>(!damaged.contains(&span) && self.is_complete(span, newest, which)?)
+        };
+        // Those that contain days which are not summed.
+        let mut incomplete = HashSet::new();
+        let mut rows = iterate(&self.db, settled, &[], &codec::META_PREFIX);
+        while let Some(key) = rows.key() {
+            let (hour, _) = codec::split_hour(key)?;
+            let [day, thirty_days] = Tier::ALL.map(|tier| tier.span_of(hour));
+            // A day that got its first flows after its thirty days were summed stays in hours, for as long as those are kept.
+            let behind = if summed.contains(thirty_days) && hour >= cutoffs.finest.hours_from {
+                thirty_days
+            } else {
+                if !summed.contains(day) {
+                    if is_next(day)? {
+                        complete.push(day);
+                        if complete.len() == SPANS_MAX {
+                            return Ok(complete);
+                        }
+                    }
+                    incomplete.insert(thirty_days);
+                }
+                day
+            };
+            rows.seek(behind.hours().end().to_be_bytes());
+        }
+        if !complete.is_empty() {
+            // Even if a later hour cannot be read.
+            return Ok(complete);
+        }
+        rows.status()
+            .map_err(with_context("looking for complete spans"))?;
+        for day in summed.that_have(Tier::Day, HourRange::ALL) {
+            let thirty_days = Tier::ThirtyDays.span_of(day.first_hour());
+            let is_open = !summed.contains(thirty_days) && !incomplete.contains(&thirty_days);
+            let is_listed = complete.last() == Some(&thirty_days);
+            if is_open && !is_listed && is_next(thirty_days)? {
+                complete.push(thirty_days);
+                if complete.len() == SPANS_MAX {
+                    break;
+                }
+            }
+        }
+        Ok(complete)
+    }
+
+    /// Whether a later hour has flows, none has come for an hour of `span` for `StoreOptions::cold_after` (unless this is
+    /// for all spans), and all rows in `flows` are late ones of settled hours.
+    fn is_complete(&self, span: Span, newest: Hour, which: Which) -> Result<bool, StoreError> {
+        let hours = span.hours();
+        // Some of its hours are too old. It was summed before, if it is kept longer than its parts.
+        if hours.start() < self.retention.cutoff().get() {
+            return Ok(false);
+        }
+        let is_recent = || self.settler.is_recent(hours, self.options.cold_after);
+        if hours.end() > newest.get() || which == Which::Cold && is_recent() {
+            return Ok(false);
+        }
+        if self
+            .tallies()?
+            .both()
+            .any(|tally| tally.hours_in(hours) > 0)
+        {
+            return Ok(false);
+        }
+        let hours_from = self.summed()?.finest.hours_from;
+        let (lower, upper) = codec::range_bounds(hours);
+        let mut rows = iterate(&self.db, self.flows()?, &lower, &upper);
+        while let Some(key) = rows.key() {
+            let (hour, _) = codec::split_hour(key)?;
+            let (lower, upper) = codec::hour_bounds(hour);
+            let settled = self.settled().ok_or(StoreError::Closed)?;
+            // Rows of an hour that is only in longer spans are late ones of those.
+            if hour >= hours_from && !has_rows(&self.db, settled, &lower, &upper)? {
+                return Ok(false);
+            }
+            rows.seek(upper);
+        }
+        let status = rows.status();
+        status.map_err(with_context("looking for complete spans"))?;
+        Ok(true)
+    }
+}
