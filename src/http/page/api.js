@@ -3,8 +3,9 @@
 /** Longest wait for a response. */
 const ANSWER_MS_MAX = 60_000;
 
-/** The last response to GET /hours: its tag, if it has one, its text and its rows. */
-let last = { tag: null, text: '', rows: [] };
+/** The last responses to GET /hours by their parameters, the oldest first: tag, if there is one, text and rows. */
+const lasts = new Map();
+const LASTS_MAX = 8;
 /** Milliseconds that the service's clock is ahead of this one. */
 let ahead = 0;
 
@@ -93,6 +94,9 @@ function parse(text) {
   for (const row of rows) {
     row.bytes_tx = BigInt(row.bytes_tx);
     row.bytes_rx = BigInt(row.bytes_rx);
+    if (row.bytes_tx_before === undefined) continue;
+    row.bytes_tx_before = BigInt(row.bytes_tx_before);
+    row.bytes_rx_before = BigInt(row.bytes_rx_before);
   }
   return rows;
 }
@@ -115,11 +119,19 @@ export async function flows(params, signal) {
   return { rows: await whole(response, parse), cursor };
 }
 
-/** Every hour that holds flows, and its sums: the same array as long as nothing changes. */
-export async function hours(signal) {
-  const response = await get('hours', { signal, tag: last.tag });
-  if (response.status === 304) return last.rows;
-  const tag = response.headers.get('ETag');
-  last = await whole(response, (text) => ({ tag, text, rows: text === last.text ? last.rows : parse(text) }));
-  return last.rows;
+/** The rows of GET /hours with these parameters: the same array as long as nothing changes. */
+export async function hours(given, signal) {
+  const params = new URLSearchParams(given);
+  const key = String(params);
+  const last = lasts.get(key) ?? { tag: null, text: null, rows: [] };
+  const response = await get('hours', { params, signal, tag: last.tag });
+  let now = last;
+  if (response.status !== 304) {
+    const tag = response.headers.get('ETag');
+    now = await whole(response, (text) => ({ tag, text, rows: text === last.text ? last.rows : parse(text) }));
+  }
+  lasts.delete(key);
+  lasts.set(key, now);
+  if (lasts.size > LASTS_MAX) lasts.delete(lasts.keys().next().value);
+  return now.rows;
 }

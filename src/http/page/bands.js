@@ -13,11 +13,11 @@ const HUES = 8;
 const LABEL_PART = 0.3;
 
 /**
- * Draws `links` (src_app, dest_app, bytes), largest first, and a band for the bytes of all `others`, at most
- * `height` pixels high. `choose` is called with the ends (field, name) that are clicked: one for an application,
+ * Draws `links` (src_app, dest_app, bytes), largest first, and a band for the bytes of all `others`, of so many `hours`, at
+ * most `height` pixels high. `choose` is called with the ends (field, name) that are clicked: one for an application,
  * two for a band.
  */
-export function draw(element, links, others, height, choose) {
+export function draw(element, { links, others, hours }, height, choose) {
   const width = svg.widthOf(element);
   const { bands, sides } = lay(links, others, height);
   const bottom = Math.ceil(Math.max(...sides.map((nodes) => nodes.at(-1).bottom)));
@@ -67,7 +67,7 @@ export function draw(element, links, others, height, choose) {
       const { ends, bytes } = items[index];
       const side = ends.length > 1 ? '' : ends[0].field === 'src_app' ? 'from ' : 'to ';
       const heading = side + ends.map((end) => format.cut(titleOf(end), 60)).join(' → ');
-      return [heading, `${format.bytes(bytes)} (${format.exactBytes(bytes)})`];
+      return [heading, `${format.amount(bytes, hours)} (${format.exactBytes(bytes)})`];
     },
     place: (index) => items[index],
     highlight: (index) => {

@@ -25,16 +25,18 @@ export function room(element) {
 
 /**
  * Draws bars for `slots` (from, to, bytes_tx, bytes_rx). Those within `chosen` (from, to) are highlighted; those
- * with hours from `incomplete` on are outlined. `choose` is called with the hours, from and to, that are clicked
- * or dragged over.
+ * with hours from `incomplete` on are outlined. With `names`, of applications, a bar consists of the slot's `parts`, the
+ * bytes of each and of all others. `choose` is called with the hours, from and to, that are clicked or dragged over.
  */
-export function hours(element, { slots, chosen, incomplete }, choose) {
+export function hours(element, { slots, chosen, incomplete, names }, choose) {
   const width = svg.widthOf(element);
   const each = (width - LEFT - RIGHT) / Math.max(1, slots.length);
   const bar = Math.min(each > 8 ? each * 0.8 : each - 1, BAR_PX_MAX);
   const floor = HEIGHT - BOTTOM;
-  const most = mostOf(slots);
-  const y = (bytes) => floor - (Number(bytes) / (Math.max(1, most) * 1.04)) * (floor - TOP);
+  const amount = (bytes, slot) => format.plotted(bytes, slot.to - slot.from);
+  const most = Math.max(0, ...slots.map((slot) => amount(slot.bytes_tx + slot.bytes_rx, slot)));
+  const y = (bytes, slot) => toY(amount(bytes, slot));
+  const toY = (value) => floor - (value / (Math.max(1, most) * 1.04)) * (floor - TOP);
   const middle = (index) => LEFT + (index + 0.5) * each;
   const isChosen = (slot) => slot.from < chosen.to && slot.to > chosen.from;
 
@@ -49,22 +51,32 @@ export function hours(element, { slots, chosen, incomplete }, choose) {
       width: Math.max(bar - 1, 0.1),
       height: Math.max(bottom - top - 1, 0.01),
     });
-    const sent = slot.bytes_tx > 0n ? [part('sent', y(slot.bytes_tx), floor)] : [];
+    if (names) {
+      let [below, edge] = [0n, floor];
+      return slot.parts.flatMap((bytes, i) => {
+        if (bytes === 0n) return [];
+        below += bytes;
+        const [top, bottom] = [y(below, slot), edge];
+        edge = Math.min(top, bottom - 1) - 1;
+        return [part(i < names.length ? `hue-${i}` : 'hue-none', top, bottom)];
+      });
+    }
+    const sent = slot.bytes_tx > 0n ? [part('sent', y(slot.bytes_tx, slot), floor)] : [];
     // One pixel separates the two.
-    const bottom = sent.length > 0 ? Math.min(y(slot.bytes_tx), floor - 1) - 1 : floor;
-    return slot.bytes_rx > 0n ? [...sent, part('received', y(slot.bytes_tx + slot.bytes_rx), bottom)] : sent;
+    const bottom = sent.length > 0 ? Math.min(y(slot.bytes_tx, slot), floor - 1) - 1 : floor;
+    return slot.bytes_rx > 0n ? [...sent, part('received', y(slot.bytes_tx + slot.bytes_rx, slot), bottom)] : sent;
   });
   const first = slots.findIndex(isChosen);
   const last = slots.findLastIndex(isChosen);
   const bracket = first < 0 ? [] : [
     svg.make('rect', { class: 'bracket', x: middle(first) - bar / 2, y: floor + 3, width: (last - first) * each + bar, height: 3 }),
   ];
-  const grid = byteTicks(most).map(({ value, text }) =>
+  const grid = ticksOf(most).map(({ value, text }) =>
     svg.make(
       'g',
       {},
-      svg.make('line', { class: 'grid', x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
-      svg.make('text', { x: LEFT - 8, y: y(value) + 4, 'text-anchor': 'end', text }),
+      svg.make('line', { class: 'grid', x1: LEFT, x2: width - RIGHT, y1: toY(value), y2: toY(value) }),
+      svg.make('text', { x: LEFT - 8, y: toY(value) + 4, 'text-anchor': 'end', text }),
     ),
   );
   const labels = hourTicks(slots, width, each).map(({ index, lines }) =>
@@ -80,8 +92,8 @@ export function hours(element, { slots, chosen, incomplete }, choose) {
   const model = {
     count: slots.length,
     at: (event) => indexAt(element, event, width, slots.length, LEFT, RIGHT),
-    text: (index) => describe(slots[index], incomplete),
-    place: (index) => ({ x: middle(index), y: y(slots[index].bytes_tx + slots[index].bytes_rx) }),
+    text: (index) => describe(slots[index], incomplete, names),
+    place: (index) => ({ x: middle(index), y: y(slots[index].bytes_tx + slots[index].bytes_rx, slots[index]) }),
     highlight: (a, b) => {
       back.setAttribute('x', LEFT + (a ?? 0) * each);
       back.setAttribute('width', a === undefined ? 0 : (b - a + 1) * each);
@@ -144,12 +156,13 @@ function indexAt(element, { clientX }, width, count, left, right) {
 }
 
 /** The tooltip of a bar: a heading and lines, with all digits. */
-function describe(slot, incomplete) {
-  const line = (title, bytes) => `${title} ${format.bytes(bytes)} (${format.exactBytes(bytes)})`;
+function describe(slot, incomplete, names) {
+  const line = (title, bytes) => `${title} ${format.amount(bytes, slot.to - slot.from)} (${format.exactBytes(bytes)})`;
+  // The order from top to bottom is that of the bar.
+  const ofApps = () => [...names.map(format.name), format.OTHERS].map((name, i) => line(format.cut(name, 40), slot.parts[i])).reverse();
   return [
     format.hours(slot),
-    line('Sent', slot.bytes_tx),
-    line('Received', slot.bytes_rx),
+    ...(names ? ofApps() : [line('Sent', slot.bytes_tx), line('Received', slot.bytes_rx)]),
     line('Total', slot.bytes_tx + slot.bytes_rx),
     ...(slot.to > incomplete ? [`Incomplete: ${slot.to - slot.from > 1 ? 'not all of its hours have' : 'this hour has not'} ended`] : []),
   ];
@@ -170,13 +183,13 @@ function hourTicks(slots, width, each) {
   return apart.map((index, i) => ({ index, lines: format.hourLabel(slots[index].from, step, slots[apart[i - 1]]?.from) }));
 }
 
-/** Three to six round numbers of bytes up to `most`; none if that is zero. */
-function byteTicks(most) {
+/** Three to six round numbers up to `most`; none if that is zero. */
+function ticksOf(most) {
   if (most === 0) return [];
   const power = 10 ** Math.floor(Math.log10(most));
   const steps = [0.2, 0.5, 1, 2].map((factor) => Math.max(1, factor * power));
   const step = steps.find((step) => most / step <= 6) ?? power;
   const values = Array.from({ length: Math.floor(most / step) + 1 }, (_, i) => i * step);
-  const texts = format.bytesAlike(values, step);
+  const texts = format.amountsAlike(values, step);
   return values.map((value, i) => ({ value, text: texts[i] })).slice(1);
 }

@@ -62,7 +62,7 @@ async function fetchAll(params, signal, progress) {
 
 /** The hours that `params` name, the last included: "20", "2026-11-29T15Z" or "2026-11-29T15Z-2026-11-29T17Z". */
 function fileName(params) {
-  const part = (hour) => (format.isDated(hour) ? `${format.hour(hour).slice(0, 13).replace(' ', 'T')}Z` : String(hour));
+  const part = (hour) => (format.isDated(hour) ? `${new Date(hour * 3.6e6).toISOString().slice(0, 13)}Z` : String(hour));
   if (params.has('hour')) return part(Number(params.get('hour')));
   return `${part(Number(params.get('from')))}-${part(Number(params.get('to')) - 1)}`;
 }

@@ -20,11 +20,53 @@ export function bytes(value) {
   return `${number.toFixed(digits)}\u00a0${UNITS[unit]}`;
 }
 
-/** Marks for an axis, `step` apart: all in the unit of the last, with the same number of decimals. */
-export function bytesAlike(values, step) {
+/** Whether amounts are shown as bits a second. */
+let isRate = false;
+
+/** Shows amounts as `bytes`, or as `bits` a second. */
+export function useUnit(name) {
+  isRate = name === 'bits';
+}
+
+/** The number that is drawn for `value` bytes in so many hours: bytes, or bits a second. */
+export function plotted(value, hours) {
+  return isRate ? (Number(value) * 8) / (Math.max(1, hours) * 3600) : Number(value);
+}
+
+/** `value` bytes in so many hours, as text in the chosen unit. */
+export function amount(value, hours) {
+  if (!isRate) return bytes(value);
+  const { number, unit } = scaled(plotted(value, hours));
+  const digits = number >= 99.95 ? 0 : number >= 9.995 ? 1 : 2;
+  return `${number.toFixed(digits)}\u00a0${rateUnit(unit)}`;
+}
+
+function rateUnit(unit) {
+  return `${UNITS[unit].slice(0, -1)}bit/s`;
+}
+
+/** Marks for an axis of amounts, `step` apart: all in the unit of the last, with the same number of decimals. */
+export function amountsAlike(values, step) {
   const { unit } = scaled(values.at(-1));
   const digits = step < 1000 ** unit ? 1 : 0;
-  return values.map((value) => `${(value / 1000 ** unit).toFixed(digits)}\u00a0${UNITS[unit]}`);
+  const name = isRate ? rateUnit(unit) : UNITS[unit];
+  return values.map((value) => `${(value / 1000 ** unit).toFixed(digits)}\u00a0${name}`);
+}
+
+/** How much `after` is more than `before`: "+12%", "−3.0%", "×15", "new", "gone". */
+export function change(after, before) {
+  if (before === 0n) return after === 0n ? '' : 'new';
+  if (after === 0n) return 'gone';
+  const times = Number(after) / Number(before);
+  if (times >= 10) return `×${Math.round(times).toLocaleString('en')}`;
+  const share = 100 * (times - 1);
+  const digits = Math.abs(share) < 9.95 ? 1 : 0;
+  return `${share < 0 ? '\u2212' : '+'}${Math.abs(share).toFixed(digits)}%`;
+}
+
+/** A difference of bytes with its sign, in all digits. */
+export function signed(value) {
+  return `${value < 0n ? '\u2212' : '+'}${digits(value < 0n ? -value : value)}`;
 }
 
 /** All digits, in groups: "2,832,994,977". */
@@ -52,22 +94,56 @@ export function isDated(number) {
   return number >= EPOCH_HOURS_MIN && number <= EPOCH_HOURS_MAX;
 }
 
-/** "2026-11-25 07:00", in UTC, or "7". */
-export function hour(number) {
-  if (!isDated(number)) return String(number);
-  return new Date(number * 3.6e6).toISOString().slice(0, 16).replace('T', ' ');
+/** Whether times are shown in the browser's zone. */
+let isLocal = false;
+
+/** Shows times in `utc`, or in the `local` zone. */
+export function useZone(name) {
+  isLocal = name === 'local';
 }
 
-/** The hours from `from` to before `to`, in words. Dates are labelled UTC. */
+/** Milliseconds to add to a time in UTC so that its ISO form shows the chosen zone. */
+function shiftOf(ms) {
+  return isLocal ? -new Date(ms).getTimezoneOffset() * 60_000 : 0;
+}
+
+/** "UTC", or "UTC+5:30", the chosen zone at the time of an hour. */
+export function zoneOf(number) {
+  return zoneAt(number * 3.6e6);
+}
+
+function zoneAt(ms) {
+  const minutes = shiftOf(ms) / 60_000;
+  if (minutes === 0) return 'UTC';
+  const [hours, rest] = [Math.floor(Math.abs(minutes) / 60), Math.abs(minutes) % 60];
+  return `UTC${minutes < 0 ? '\u2212' : '+'}${hours}${rest === 0 ? '' : `:${String(rest).padStart(2, '0')}`}`;
+}
+
+/** "2026-11-25 07:00", in the chosen zone, or "7". */
+export function hour(number) {
+  if (!isDated(number)) return String(number);
+  const ms = number * 3.6e6;
+  return new Date(ms + shiftOf(ms)).toISOString().slice(0, 16).replace('T', ' ');
+}
+
+/** The hour that `hour` wrote as a date with a time. */
+export function parseHour(text) {
+  const ms = isLocal ? Date.parse(text) : Date.parse(`${text}Z`);
+  return Math.floor(ms / 3.6e6);
+}
+
+/** The hours from `from` to before `to`, in words. Dates are labelled with their zone. */
 export function hours({ from, to }) {
   const last = to - 1;
-  const zone = isDated(last) ? ' UTC' : '';
+  const zone = isDated(last) ? ` ${zoneOf(last)}` : '';
   const [begin, end] = [from, last].map(hour);
   if (from === last) return `${zone === '' ? 'hour ' : ''}${begin}${zone}`;
   const unit = isDated(from) ? '' : zone === '' ? 'hours ' : 'hour ';
   // If both have the same date, it is shown once.
-  const isSameDay = isDated(from) && zone !== '' && begin.slice(0, 10) === end.slice(0, 10);
-  return `${unit}${begin} to ${isSameDay ? end.slice(11) : end}${zone}`;
+  const isSameDay = isDated(from) && zone !== '' && zoneOf(from) === zoneOf(last) && begin.slice(0, 10) === end.slice(0, 10);
+  // The clocks may change in between.
+  const first = isDated(from) && zone !== '' && zoneOf(from) !== zoneOf(last) ? ` ${zoneOf(from)}` : '';
+  return `${unit}${begin}${first} to ${isSameDay ? end.slice(11) : end}${zone}`;
 }
 
 /** How long a bar of the chart is: "hour", "6 hours", "day", "7 days". */
@@ -76,9 +152,9 @@ export function duration(hours) {
   return count === 1 ? unit : `${count} ${unit}s`;
 }
 
-/** The time of day of `ms`, labelled UTC. */
+/** The time of day of `ms`, labelled with its zone. */
 export function clock(ms) {
-  return `${new Date(ms).toISOString().slice(11, 19)} UTC`;
+  return `${new Date(ms + shiftOf(ms)).toISOString().slice(11, 19)} ${zoneAt(ms)}`;
 }
 
 /**
@@ -87,9 +163,11 @@ export function clock(ms) {
  */
 export function hourLabel(number, step, before) {
   if (!isDated(number)) return [String(number)];
+  // Days and months are those of UTC in any zone.
+  const utc = new Date(number * 3.6e6).toISOString();
+  if (step >= 730) return [utc.slice(0, 7)];
+  if (step % 24 === 0) return [utc.slice(0, 10)];
   const [date, time] = hour(number).split(' ');
-  if (step >= 730) return [date.slice(0, 7)];
-  if (step % 24 === 0) return [date];
   return before !== undefined && hour(before).startsWith(date) ? [time] : [time, date];
 }
 

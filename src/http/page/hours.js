@@ -3,14 +3,17 @@
 import * as bars from './bars.js';
 import * as dom from './dom.js';
 import * as format from './format.js';
+import * as ledger from './ledger.js';
 import * as timeline from './timeline.js';
 
 /** Rows of the table. */
 const ROWS_MAX = 1_000;
+/** Longer names are shortened. */
+const LEGEND_CHARS_MAX = 28;
 
 const at = (id) => document.getElementById(id);
 
-/** All hours that hold flows, the places of the timeline, and the hours that are chosen. */
+/** All rows of hours that hold flows, the places of the timeline, and the hours that are chosen. */
 let all = [];
 let places = [];
 let range = { from: 0, to: 1 };
@@ -20,23 +23,29 @@ let incomplete = Infinity;
 let isFiltered = false;
 /** The part of the timeline that the chart shows, as from and to; null: the default for the chosen hours. */
 let frame = null;
-/** The sums that are drawn, by hour. */
+/** The sums that are drawn, by hour, and those of applications, if bars consist of them. */
 let sums = new Map();
+let apps = null;
 /** The state that the overview was drawn from. */
 let overviewDrawn = [];
 
 let choose;
 let redraw;
+let about;
 
-/** `change` is called with the hours that are chosen; `fetch` fetches the sums of `seen()` and calls `draw`. */
-export function start(change, fetch) {
+/**
+ * `change` is called with the hours that are chosen; `fetch` fetches the sums of `frameAndStep()` and calls `draw`; `open` makes
+ * the page about an application.
+ */
+export function start(change, fetch, open) {
   choose = change;
   redraw = fetch;
+  about = open;
   at('earlier').onclick = () => shift(-1);
   at('later').onclick = () => shift(1);
 }
 
-/** Takes `hours`, all that hold flows, and the `chosen` ones (from, to); those from `first` on are incomplete. */
+/** Takes `hours`, rows of all that hold flows, and the `chosen` ones (from, to); those from `first` on are incomplete. */
 export function show(hours, chosen, first, filtered) {
   if (hours !== all) {
     const seen = frame && placesIn(frame);
@@ -59,28 +68,41 @@ export function show(hours, chosen, first, filtered) {
   overview();
 }
 
-/** The rows of /hours that the chart shows. */
-export function seen() {
-  const { from, to } = part();
-  return all.filter(({ hour }) => hour >= from && hour < to);
+/** The hours of the chart, and the step in which to request their sums. */
+export function frameAndStep() {
+  const { start, stop } = placesIn(part());
+  const { step } = timeline.slots(places.slice(start, stop), new Map(), room(), ledger.finest(all, part()));
+  // Weeks begin on a Monday, so they are added up from days.
+  const request = step % 720 === 0 ? 720 : step % 24 === 0 ? 24 : step;
+  return { ...ledger.inWholeSteps(part(), request), step: request };
 }
 
-/** Draws the chart with these sums, a Map by hour. */
-export function draw(given) {
+/**
+ * Draws the chart with these sums, a Map by hour. With `ofApps` (field, names, rows, step), bars consist of the bytes of
+ * applications.
+ */
+export function draw(given, ofApps) {
   sums = given;
+  apps = ofApps;
   const { start: a, stop: b } = placesIn(part());
-  const { step, slots } = timeline.slots(places.slice(a, b), sums, room());
-  bars.hours(at('hours-chart'), { slots, chosen: range, incomplete }, choose);
+  // The sums may be in longer steps than the bars would be, when the width changes.
+  const spans = [...sums.values()].map(({ span = 1 }) => span);
+  const least = Math.max(ledger.finest(all, part()), apps?.step ?? 1, ...spans);
+  const { step, slots } = timeline.slots(places.slice(a, b), sums, room(), least);
+  if (apps) stack(slots);
+  bars.hours(at('hours-chart'), { slots, chosen: range, incomplete, names: apps?.names }, choose);
+  legend();
   dom.enable([at('earlier'), a > 0], [at('later'), b < places.length]);
   at('earlier').hidden = at('later').hidden = a === 0 && b === places.length;
 
   const total = ({ bytes_tx, bytes_rx }) => bytes_tx + bytes_rx;
   const most = slots.reduce((a, b) => (total(b) > total(a) ? b : a));
   const what = isFiltered ? 'flows that match the filters' : 'all applications';
-  const each = step > 1 ? `, one bar is ${format.duration(step)}` : '';
+  const days = step % 24 === 0 && format.isDated(slots[0].from) && format.zoneOf(slots[0].from) !== 'UTC' ? ', from 00:00 UTC' : '';
+  const each = step > 1 ? `, one bar is ${format.duration(step)}${days}` : '';
   const end = slots.at(-1).to > incomplete ? '; the last bar is incomplete' : '';
   const when = `${format.hours({ from: slots[0].from, to: slots.at(-1).to })}${each}`;
-  const highest = total(most) > 0n ? `most, ${format.bytes(total(most))}, in ${format.hours(most)}` : 'no bytes';
+  const highest = total(most) > 0n ? `most, ${format.amount(total(most), most.to - most.from)}, in ${format.hours(most)}` : 'no bytes';
   const isNone = sums.size > 0 && [...sums.values()].every(({ isNone }) => isNone);
   at('hours-note').textContent = isNone ? `no flows match, ${when}` : `${what}, ${when}; ${highest}${end}`;
   table(slots);
@@ -90,11 +112,42 @@ export function draw(given) {
 export function resize(isFixed) {
   overview();
   if (isFixed) {
-    draw(sums);
+    draw(sums, apps);
     return;
   }
   frame = null;
   redraw();
+}
+
+/** Adds to each slot its `parts`: the bytes of each application, and those of all others. */
+function stack(slots) {
+  const { field, names, rows, step } = apps;
+  const begins = slots.map(({ from }) => from - (from % step));
+  slots.forEach((slot) => (slot.parts = [...names.map(() => 0n), slot.bytes_tx + slot.bytes_rx]));
+  for (const row of rows) {
+    const index = timeline.indexOf(begins, row.hour + 1) - 1;
+    if (index < 0) continue;
+    const { parts } = slots[index];
+    const bytes = row.bytes_tx + row.bytes_rx;
+    parts[names.indexOf(row[field])] += bytes;
+    // The two responses may be of different moments.
+    parts[names.length] = parts[names.length] > bytes ? parts[names.length] - bytes : 0n;
+  }
+}
+
+/** The names of the parts of a bar; a click makes the page about an application. */
+function legend() {
+  const key = (hue) => dom.make('span', { class: `key ${hue}`, 'aria-hidden': 'true' });
+  const labels = apps ? format.labels(apps.names, LEGEND_CHARS_MAX) : [];
+  const items = labels.map((label, i) => {
+    const name = apps.names[i];
+    const button = dom.make('button', { type: 'button', 'data-key': name, title: `All about ${format.name(name)}`, onclick: () => about(name) });
+    button.append(key(`hue-${i}`), dom.make('bdi', { text: label }));
+    return dom.make('li', {}, button);
+  });
+  if (apps) items.push(dom.make('li', { class: 'others' }, key('hue-none'), format.OTHERS));
+  at('hours-legend').hidden = !apps;
+  dom.replace(at('hours-legend'), ...items);
 }
 
 function room() {
@@ -148,7 +201,8 @@ function overview() {
   if (state.every((one, i) => one === overviewDrawn[i])) return;
   overviewDrawn = state;
   const totals = new Map(all.map((row) => [row.hour, row]));
-  const { slots } = timeline.slots(places, totals, bars.overviewRoom(chart));
+  const least = Math.max(...all.map(({ span }) => span));
+  const { slots } = timeline.slots(places, totals, bars.overviewRoom(chart), least);
   bars.overview(chart, { slots, frame: part() }, (picked) => {
     const { start, stop } = placesIn(picked);
     // A click shows the hours around it, one bar each; a drag shows the hours that it covers.

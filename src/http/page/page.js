@@ -6,6 +6,7 @@ import * as edges from './edges.js';
 import * as empty from './empty.js';
 import * as filters from './filters.js';
 import * as hours from './hours.js';
+import * as ledger from './ledger.js';
 import * as picker from './picker.js';
 import * as series from './series.js';
 import * as table from './table.js';
@@ -53,7 +54,8 @@ function current() {
  * replaces the last one.
  */
 function go(change, { replace = false } = {}) {
-  view = { ...view, cursor: '', pages: [], misread: '', ...change };
+  const isTime = 'from' in change && !('last' in change);
+  view = { ...view, cursor: '', pages: [], misread: '', ...(isTime && { last: null }), ...change };
   const address = location.pathname + views.format(view);
   const isSame = address === location.pathname + location.search;
   history[replace || isSame ? 'replaceState' : 'pushState']({ pages: view.pages }, '', address);
@@ -76,6 +78,7 @@ async function refresh() {
   showControls();
   if (known.length > 0) {
     range = rangeOf(view, known);
+    showControls();
     dimOthers();
   }
   const begin = performance.now();
@@ -92,13 +95,39 @@ async function refresh() {
 /** The current query of each part except the chart of hours. */
 function currentQueries() {
   const query = String(views.query(view, range));
+  const ofTalkers = `${query} ${before()}`;
   return {
     total: query,
-    sources: query,
-    destinations: query,
+    sources: ofTalkers,
+    destinations: ofTalkers,
     'edges-chart': query,
-    table: `${views.tableQuery(view, range)} ${view.cursor}`,
+    table: `${tableQuery()} ${view.cursor}`,
   };
+}
+
+function tableQuery() {
+  return views.tableQuery(view, range, before(), ledger.finest(known, range));
+}
+
+/** The first of the hours to compare with, as many as are shown; null without comparison, or if there are too few. */
+function before() {
+  const first = range.from - (range.to - range.from);
+  if (!view.compare || first < known[0].hour) return null;
+  const whole = ledger.aligned(known, { from: first, to: range.from });
+  return whole.from === first && whole.to === range.from ? first : null;
+}
+
+/**
+ * The query of one list: `field` is what it lists, and `other` the opposite side. If the page is about an application,
+ * the sources are those that send to it, and the destinations those that it sends to.
+ */
+function talkersQuery(other) {
+  const query = views.query(view, range);
+  const subject = views.subject(view);
+  if (subject === null) return query;
+  query.delete('peer');
+  query.append(other, subject);
+  return query;
 }
 
 /** Dims the parts that show another query. */
@@ -124,7 +153,7 @@ document.addEventListener('visibilitychange', () => {
 
 /** Resolves to the banner's text, or an empty one. */
 async function load(signal) {
-  known = await api.hours(signal);
+  known = await ledger.load(signal);
   if (!at('token').hidden) {
     at('token').hidden = true;
     document.querySelector('main').focus();
@@ -138,7 +167,7 @@ async function load(signal) {
     return view.misread;
   }
   range = rangeOf(view, known);
-  const inRange = known.filter(({ hour }) => hour >= range.from && hour < range.to);
+  const inRange = ledger.within(known, range);
   picker.show(known, range, view);
   hours.show(known, range, incompleteFrom(), views.isFiltered(view));
   const queries = currentQueries();
@@ -161,19 +190,24 @@ async function load(signal) {
     for (const [name, value] of Object.entries(more)) all.set(name, value);
     return api.flows(all, signal);
   };
-  const totals = views.isFiltered(view)
-    ? ask(query, { group_by: '' }).then(({ rows }) => sum(rows))
-    : Promise.resolve(sum(inRange));
-  const top = (field, limit) => ask(query, { group_by: field, sort: 'bytes', limit });
+  const sumOf = (params) => ask(params, { group_by: '' }).then(({ rows }) => sum(rows));
+  const isWhole = inRange.every(({ hour, span }) => hour >= range.from && hour + span <= range.to);
+  const totals = views.isFiltered(view) || !isWhole ? sumOf(query) : Promise.resolve(sum(inRange));
+  const compare = before() === null ? {} : { compare: before() };
+  const span = range.to - range.from;
+  const list = (id, field, other) => {
+    const params = talkersQuery(other);
+    const whole = views.subject(view) === null ? totals : sumOf(params);
+    const rows = ask(params, { group_by: field, sort: 'bytes', limit: TALKERS, ...compare });
+    return [Promise.all([rows, whole]), ([{ rows }, whole]) => talkers.show(at(id), field, rows, whole, span)];
+  };
+  const pairs = ask(query, { group_by: 'src_app,dest_app', sort: 'bytes', limit: EDGES });
   const shows = {
     total: [totals, (totals) => showTotals(totals, inRange)],
-    sources: [Promise.all([top('src_app', TALKERS), totals]), ([{ rows }, totals]) => talkers.show(at('sources'), 'src_app', rows, totals)],
-    destinations: [
-      Promise.all([top('dest_app', TALKERS), totals]),
-      ([{ rows }, totals]) => talkers.show(at('destinations'), 'dest_app', rows, totals),
-    ],
-    'edges-chart': [Promise.all([top('src_app,dest_app', EDGES), totals]), ([{ rows }, totals]) => edges.show(rows, totals)],
-    table: [ask(views.tableQuery(view, range), page), (response) => table.show(response, view)],
+    sources: list('sources', 'src_app', 'dest_app'),
+    destinations: list('destinations', 'dest_app', 'src_app'),
+    'edges-chart': [Promise.all([pairs, totals]), ([{ rows }, totals]) => edges.show(rows, totals, span)],
+    table: [ask(tableQuery(), page), (response) => table.show(response, view, ledger.finest(known, range))],
   };
   const parts = Object.entries(shows).map(([id, [response, show]]) => part(id, queries[id], signal, response, show));
   const results = await Promise.allSettled([...parts, chart]);
@@ -185,7 +219,7 @@ async function load(signal) {
   shown = errors.some(({ error }) => error.passes) ? '' : fresh;
   // Sums of whole hours come from /hours, so they cannot fail.
   const all = views.isFiltered(view) ? results.length : results.length - 2;
-  const areAlike = errors.length === all && new Set(errors.map(({ error }) => error.message)).size === 1;
+  const areAlike = errors.length >= all && new Set(errors.map(({ error }) => error.message)).size === 1;
   bannerText = areAlike ? `${errors[0].error.message}.` : '';
   report(errors, areAlike);
   return bannerText || view.misread;
@@ -224,9 +258,9 @@ let chartTurn = new AbortController();
 
 /** Draws the chart of hours, of all flows or of those that match the filters. */
 function drawHours(signal) {
-  const seen = hours.seen();
-  const query = `${views.narrow(new URLSearchParams(), view)} ${seen[0]?.hour} ${seen.at(-1)?.hour}`;
-  const state = [known, query, range.from, range.to, incompleteFrom()];
+  const frame = hours.frameAndStep();
+  const query = `${views.narrow(new URLSearchParams(), view)} ${view.by} ${Object.values(frame)}`;
+  const state = [known, query, range.from, range.to, incompleteFrom(), view.unit, view.zone];
   if (state.every((one, i) => one === drawn[i])) {
     card('hours-chart').classList.remove('other');
     card('hours-chart').removeAttribute('aria-busy');
@@ -237,8 +271,12 @@ function drawHours(signal) {
   const mine = new AbortController();
   chartTurn = mine;
   signal.addEventListener('abort', () => mine.abort(), { once: true });
-  return part('hours-chart', query, mine.signal, series.sums(view, seen, mine.signal), (sums) => {
-    hours.draw(sums);
+  const rows = ledger.inSteps(known, frame, mine.signal);
+  const sums = rows.then((rows) => series.sums(view, rows, frame.step, mine.signal));
+  const ofApps = view.by === 'direction' ? null : series.apps(view, view.by, frame, frame.step, mine.signal);
+  const both = Promise.all([sums, ofApps]);
+  return part('hours-chart', query, mine.signal, both, ([sums, apps]) => {
+    hours.draw(sums, apps && { ...apps, field: view.by, step: frame.step });
     drawn = state;
   });
 }
@@ -258,13 +296,17 @@ function incompleteFrom() {
   return known.findLast(({ hour }) => format.isDated(hour)) ? Math.floor(api.now() / 3.6e6) : Infinity;
 }
 
-/** The hours that `view` covers: from (inclusive) and to (exclusive). */
-function rangeOf({ from, to }, hours) {
+/** The hours that `view` covers, from (inclusive) and to (exclusive): whole days where only those are kept. */
+function rangeOf(view, hours) {
+  return ledger.aligned(hours, chosenOf(view, hours));
+}
+
+function chosenOf({ from, to, last }, hours) {
   const [first, newest] = [hours[0].hour, hours.at(-1).hour];
   if (from === null && to === null) {
     // An incomplete hour would look like a drop in traffic.
     const complete = hours.findLast(({ hour }) => hour < incompleteFrom())?.hour ?? newest;
-    return { from: complete, to: complete + 1 };
+    return { from: last === null ? complete : Math.max(Math.min(first, complete), complete + 1 - last), to: complete + 1 };
   }
   if (to === null) return { from: Math.max(from, first), to: Math.max(newest, from) + 1 };
   // All hours before `to`, from the first stored one if that is before `to`.
@@ -297,15 +339,16 @@ function note(card, text) {
 function showTotals({ bytes_tx, bytes_rx }, inRange) {
   const total = bytes_tx + bytes_rx;
   for (const [id, value] of Object.entries({ total, sent: bytes_tx, received: bytes_rx })) {
-    at(id).textContent = format.bytes(value);
+    at(id).textContent = format.amount(value, range.to - range.from);
     at(`${id}-exact`).replaceChildren(...dom.breakable(format.exactBytes(value)));
   }
-  const count = inRange.length.toLocaleString('en');
+  const isByHour = inRange.every(({ span }) => span === 1);
+  const count = (isByHour ? inRange.length : range.to - range.from).toLocaleString('en');
   const isIncomplete = inRange.length > 0 && inRange.at(-1).hour >= incompleteFrom();
   at('span').textContent = count;
   at('span-exact').textContent = isIncomplete ? 'incomplete: the last has not ended' : '';
   const what = views.isFiltered(view) ? ', filtered' : '';
-  const summary = `${format.hours(range)}${what}: ${format.bytes(total)} in total${isIncomplete ? ', incomplete' : ''}`;
+  const summary = `${format.hours(range)}${what}: ${format.amount(total, range.to - range.from)} in total${isIncomplete ? ', incomplete' : ''}`;
   // Screen readers announce each change.
   if (at('summary').textContent !== summary) at('summary').textContent = summary;
 }
@@ -368,6 +411,20 @@ function showControls() {
   at('live').classList.toggle('paused', !view.live);
   at('live').title = view.live ? 'Looks for what is new every ten seconds; click to pause' : 'Shows nothing new; click to resume';
   filters.show(view);
+  format.useUnit(view.unit);
+  format.useZone(view.zone);
+  at('unit').value = view.unit;
+  at('zone-choice').value = view.zone;
+  at('series').value = view.by;
+  at('compare').checked = view.compare;
+  at('compare-problem').hidden = !view.compare || known.length === 0 || before() !== null;
+  at('edges-as').value = view.pairs;
+  const subject = views.subject(view);
+  at('sources-title').textContent = subject === null ? 'Top sources' : `Sources of ${format.cut(format.name(subject), 40)}`;
+  // In flows of an application on either side, the sources are not always it.
+  at('sent-title').textContent = subject === null ? 'Sent (tx)' : 'Sent by sources (tx)';
+  at('received-title').textContent = subject === null ? 'Received (rx)' : 'Received by sources (rx)';
+  at('destinations-title').textContent = subject === null ? 'Top destinations' : `Destinations of ${format.cut(format.name(subject), 40)}`;
 }
 
 at('live').addEventListener('click', () => {
@@ -380,17 +437,35 @@ function narrowTo(change) {
   go(Object.fromEntries(merged));
 }
 
+/** Makes the page about an application: its sources, its destinations, and its traffic by hour. */
+function about(name) {
+  go({ peer: [name], src_app: [], dest_app: [] });
+}
+
+/** Changes how the same flows are shown. */
+function showAs(change) {
+  go({ cursor: view.cursor, pages: view.pages, ...change }, { replace: true });
+}
+
+at('unit').onchange = ({ target }) => showAs({ unit: target.value });
+at('zone-choice').onchange = ({ target }) => showAs({ zone: target.value });
+at('edges-as').onchange = ({ target }) => showAs({ pairs: target.value });
+at('series').onchange = ({ target }) => showAs({ by: target.value });
+at('compare').onchange = ({ target }) => go({ compare: target.checked, sort: target.checked ? 'change' : 'bytes' });
+dom.options(at('series'), Object.entries(views.SERIES), view.by);
+
 picker.start(go);
-hours.start(go, redrawHours);
+hours.start(go, redrawHours, about);
 filters.start(go, () => view);
-talkers.start(narrowTo);
-edges.start(narrowTo);
+talkers.start(about);
+edges.start(about, narrowTo);
 table.start({
   go,
   narrowTo,
+  about,
   view: () => view,
   range: () => range,
-  query: () => views.tableQuery(view, range),
+  query: () => tableQuery(),
 });
 
 let width = innerWidth;

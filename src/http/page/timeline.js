@@ -3,22 +3,22 @@
 /** The longest gap that is drawn as empty hours, and the number of hours up to which gaps are drawn at all. */
 const GAP_HOURS = 48;
 const GAPS_HOURS_MAX = 20_000;
-/** Hours per bar. */
-const STEPS = [1, 2, 3, 6, 12, 24, 48, 72, 168, 336, 672];
+/** Hours per bar; from thirty days on, twice as many again and again. */
+const STEPS = [1, 2, 3, 6, 12, 24, 48, 72, 168, 336, 720];
 /** Hours, then months, between two labels. */
 const LABEL_STEPS = [1, 2, 3, 6, 12, 24, 48, 72, 168, 336];
 const LABEL_MONTHS = [1, 2, 3, 6, 12, 24, 60, 120];
 /** The first Monday of 1970: weeks begin there. */
 const MONDAY = 96;
 
-/** The hours that have a place: those of `hours`, rows in ascending order, and those in short gaps. */
-export function places(hours) {
-  const gap = hours.length > GAPS_HOURS_MAX ? 0 : GAP_HOURS;
+/** The hours that have a place: those of `rows`, which ascend and have a `span`, and those in short gaps. */
+export function places(rows) {
+  const gap = rows.length > GAPS_HOURS_MAX ? 0 : GAP_HOURS;
   const all = [];
-  for (const { hour } of hours) {
+  for (const { hour, span } of rows) {
     const last = all.at(-1);
     if (last !== undefined && hour - last <= gap) for (let empty = last + 1; empty < hour; empty += 1) all.push(empty);
-    all.push(hour);
+    for (let each = hour; each < hour + span; each += 1) all.push(each);
   }
   return all;
 }
@@ -35,42 +35,42 @@ export function indexOf(places, hour) {
 }
 
 /**
- * At most `max` + 1 bars for `places`: the hours of each (`from`, `to`), and their bytes from `sums`, a Map by
- * hour. `step` is the number of hours in a whole bar.
+ * At most `max` + 1 bars for `places`: the hours of each (`from`, `to`), and their bytes from `sums`, a Map by the first
+ * hour of a row. `step` is the number of hours in a whole bar; rows have spans of at most `least`, which divides it.
  */
-export function slots(places, sums, max) {
-  let at = STEPS.findIndex((step) => places.length / step <= max);
+export function slots(places, sums, max, least = 1) {
+  let at = STEPS.findIndex((step) => places.length / step <= max && step % least === 0);
   if (at < 0) at = STEPS.length;
   for (; ; at += 1) {
     const step = STEPS[at] ?? STEPS.at(-1) * 2 ** (at - STEPS.length + 1);
-    const starts = firsts(places, step);
+    const key = keyOf(step);
+    const starts = places.flatMap((hour, i) => (i === 0 || key(hour) !== key(places[i - 1]) ? [i] : []));
     // One more than `max`, since the first and the last may be partial.
-    if (starts.length > max + 1) continue;
-    const bars = starts.map((start, i) => add(places.slice(start, starts[i + 1]), sums));
+    if (starts.length > max + 1 || step % least !== 0) continue;
+    const bars = starts.map((start, i) => ({
+      from: places[start],
+      to: places[(starts[i + 1] ?? places.length) - 1] + 1,
+      bytes_tx: 0n,
+      bytes_rx: 0n,
+    }));
+    const byKey = new Map(bars.map((bar) => [key(bar.from), bar]));
+    for (const [hour, row] of sums) {
+      const bar = byKey.get(key(hour));
+      if (!bar) continue;
+      bar.bytes_tx += row.bytes_tx;
+      bar.bytes_rx += row.bytes_rx;
+      // A row of several hours may begin before the first place, or end after the last.
+      bar.from = Math.min(bar.from, hour);
+      bar.to = Math.max(bar.to, hour + (row.span ?? 1));
+    }
     return { step, slots: bars };
   }
 }
 
-/** The indices at which a bar of `step` hours begins. */
-function firsts(places, step) {
+/** The bar that an hour belongs to, of those of `step` hours. */
+function keyOf(step) {
   const shift = step % 168 === 0 ? MONDAY : 0;
-  const key = (hour) => Math.floor((hour - shift) / step);
-  const starts = [];
-  places.forEach((hour, i) => {
-    if (i === 0 || key(hour) !== key(places[i - 1])) starts.push(i);
-  });
-  return starts;
-}
-
-function add(hours, sums) {
-  let [bytes_tx, bytes_rx] = [0n, 0n];
-  for (const hour of hours) {
-    const row = sums.get(hour);
-    if (!row) continue;
-    bytes_tx += row.bytes_tx;
-    bytes_rx += row.bytes_rx;
-  }
-  return { from: hours[0], to: hours.at(-1) + 1, bytes_tx, bytes_rx };
+  return (hour) => Math.floor((hour - shift) / step);
 }
 
 /**

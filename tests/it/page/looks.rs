@@ -37,7 +37,7 @@ fn the_page_works_by_keyboard_and_on_a_phone() {
     complete(&browser);
     browser.js("document.querySelector('#table tbody button').focus()");
     browser.keys(ENTER);
-    browser.until("location.search.includes('src_app=')");
+    browser.until("location.search.includes('peer=')");
     complete(&browser);
     // On the last page, the focus moves to the remaining button.
     browser.open("/?hour=20");

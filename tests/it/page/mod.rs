@@ -129,15 +129,40 @@ fn a_day_is_explored_and_the_view_shared() {
     let in_evening = |flow: &serde_json::Value| (18..21).contains(&flow["hour"].as_u64().unwrap());
     assert_eq!(total(&browser), sum(in_evening));
 
-    // An application, by a click on it; then in another order.
+    // All about an application, by a click on it.
     assert!(browser.text("#sources li:first-child .name") == "web");
     browser.click("#sources li:first-child button");
-    browser.until("location.search.endsWith('&src_app=web') && document.querySelectorAll('#sources button').length === 1");
+    browser.until("location.search.endsWith('&peer=web') && document.querySelector('#sources-title').textContent === 'Sources of web'");
     complete(&browser);
+    let is_of_web =
+        |flow: &serde_json::Value| flow["src_app"] == "web" || flow["dest_app"] == "web";
     assert_eq!(
         total(&browser),
-        sum(|flow| in_evening(flow) && flow["src_app"] == "web")
+        sum(|flow| in_evening(flow) && is_of_web(flow))
     );
+    for (list, other, this) in [
+        ("sources", "dest_app", "src_app"),
+        ("destinations", "src_app", "dest_app"),
+    ] {
+        let expected: BTreeSet<String> = SAMPLE_DAY
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .filter(|flow| in_evening(flow) && flow[other] == "web")
+            .map(|flow| flow[this].as_str().unwrap().to_owned())
+            .collect();
+        let shown: BTreeSet<String> = browser
+            .texts(&format!("#{list} button .name"))
+            .into_iter()
+            .collect();
+        assert!(
+            shown == expected || shown.len() == 8 && shown.is_subset(&expected),
+            "{list}: {shown:?}"
+        );
+    }
+
+    // Only what it sends, in another order.
+    browser.open("/?from=18&to=21&src_app=web");
+    complete(&browser);
     browser.click("#table th:nth-child(4) button");
     browser
         .until("document.querySelector('#table [aria-sort=descending]')?.textContent === 'Sent'");
