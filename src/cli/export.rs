@@ -88,7 +88,7 @@ impl Groups {
             self.flows = self.flows.saturating_add(of.totals.flows);
             return;
         }
-        // What is only in longer spans is read by whole spans.
+        // If only sums of days are left, whole days are read.
         let first = of.hour.get() - of.hour.get() % step;
         let end = first.saturating_add(step).min(self.of.end());
         self.flows = self.flows.saturating_add(of.totals.flows);

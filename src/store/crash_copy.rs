@@ -1,10 +1,12 @@
-//! For tests: copies of a data directory at the steps of a running store, as a kill would leave it.
+//! For tests: copies of a data directory at the steps of a running store, as a kill would leave it, at random.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::{Step, StepHook};
 
@@ -24,10 +26,23 @@ impl CrashCopier {
         })
     }
 
+    /// [`CrashCopier::arm`] with one of these steps.
+    pub(super) fn arm_one_of(&self, random: &mut StdRng, steps: &[Step], from: &Path, to: &Path) {
+        self.arm(steps[random.random_range(0..steps.len())], from, to);
+    }
+
     /// When `step` is reached next, copies `from` to `to`.
     pub(super) fn arm(&self, step: Step, from: &Path, to: &Path) {
         *self.0.lock() = Some((step, from.to_owned(), to.to_owned()));
     }
+}
+
+/// Random numbers. The seed is printed; `FLOWTALLY_TEST_SEED` repeats one.
+pub(super) fn random() -> StdRng {
+    let seed = std::env::var("FLOWTALLY_TEST_SEED");
+    let seed = seed.map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    StdRng::seed_from_u64(seed)
 }
 
 /// Copies a directory as of one moment: if a background compaction changes it meanwhile, all of it is copied again.

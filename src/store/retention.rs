@@ -68,7 +68,8 @@ pub(super) struct Cutoffs {
 }
 
 impl Cutoffs {
-    /// `hours` without those that are too old. If no later hour has flows, they go on to the last: they have whole spans.
+    /// The hours that a reader of `hours` sees: without those that are too old. If it ends after the newest hour that has flows,
+    /// it is extended to the last one, so that it ends with a whole span.
     pub(super) fn clipped(&self, hours: HourRange) -> HourRange {
         let end = match hours.end() >= self.end {
             true => HourRange::ALL.end(),
@@ -128,63 +129,54 @@ impl Retention {
 pub(super) struct RetentionState {
     periods: RetentionPeriods,
     clock_bounds_age: bool,
-    /// Those of [`Cutoffs`].
-    cutoff: AtomicU32,
-    hours_from: AtomicU32,
-    days_from: AtomicU32,
-    end: AtomicU32,
-    thinned: Mutex<FinestRows>,
+    current: Mutex<Current>,
     /// The latest hour that the clock has reached.
     clock_hour: AtomicU32,
 }
 
+#[derive(Debug)]
+struct Current {
+    cutoffs: Cutoffs,
+    /// See [`Retention::thinned`].
+    thinned: FinestRows,
+}
+
 impl RetentionState {
     pub(super) fn new(options: &StoreOptions) -> RetentionState {
+        let current = Current {
+            cutoffs: Cutoffs {
+                finest: FinestRows::default(),
+                all: Hour::FIRST,
+                end: 0,
+            },
+            thinned: FinestRows::default(),
+        };
         RetentionState {
             periods: options.retention,
             clock_bounds_age: options.clock_bounds_age,
-            cutoff: AtomicU32::new(0),
-            hours_from: AtomicU32::new(0),
-            days_from: AtomicU32::new(0),
-            end: AtomicU32::new(0),
-            thinned: Mutex::default(),
+            current: Mutex::new(current),
             clock_hour: AtomicU32::new(0),
         }
     }
 
     /// Sets from which hour on rows are stored by hour and by day.
     pub(super) fn note_thinned(&self, finest: FinestRows) {
-        *self.thinned.lock() = finest;
+        self.current.lock().thinned = finest;
     }
 
     /// The retention cutoff.
     pub(super) fn cutoff(&self) -> Hour {
-        hour(self.cutoff.load(Ordering::SeqCst))
+        self.cutoffs().all
     }
 
-    /// All cutoffs. They are of one moment if the tallies are locked.
     pub(super) fn cutoffs(&self) -> Cutoffs {
-        Cutoffs {
-            finest: FinestRows {
-                hours_from: hour(self.hours_from.load(Ordering::SeqCst)),
-                days_from: hour(self.days_from.load(Ordering::SeqCst)),
-            },
-            all: self.cutoff(),
-            end: self.end.load(Ordering::SeqCst),
-        }
+        self.current.lock().cutoffs
     }
 
     /// Moves the cutoffs, so that readers no longer see rows that are too old. Call this with the tallies locked.
     pub(super) fn update(&self, newest: Option<Hour>) {
-        let Cutoffs { finest, all, end } = self.as_of(newest).cutoffs();
-        self.end.store(end, Ordering::SeqCst);
-        for (cutoff, hour) in [
-            (&self.cutoff, all),
-            (&self.hours_from, finest.hours_from),
-            (&self.days_from, finest.days_from),
-        ] {
-            cutoff.store(hour.get(), Ordering::SeqCst);
-        }
+        let cutoffs = self.as_of(newest).cutoffs();
+        self.current.lock().cutoffs = cutoffs;
     }
 
     /// The hours that are kept if `newest` is the newest hour that has flows. Uses the clock's hour, or the latest one
@@ -200,7 +192,7 @@ impl RetentionState {
             periods: self.periods,
             newest,
             latest,
-            thinned: *self.thinned.lock(),
+            thinned: self.current.lock().thinned,
         }
     }
 }
@@ -213,7 +205,7 @@ fn hour(number: u32) -> Hour {
 impl Store {
     /// Removes the flows of `batch` that are too old already. [`Store::commit`] and [`Store::apply`] remove those that
     /// become too old meanwhile. Call this on a thread of the request, or on a blocking thread for a large batch:
-    /// copying it takes milliseconds, which the only thread that commits should not spend. Locks nothing.
+    /// copying it takes milliseconds, which the only thread that commits should not spend. Does not wait for it.
     pub fn remove_too_old(&self, batch: Batch) -> Batch {
         match self.cutoff_within(&batch) {
             Some(cutoff) => batch.without_hours_before(cutoff),

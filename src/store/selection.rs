@@ -21,7 +21,7 @@ pub struct Selection {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Names {
     start: Vec<u8>,
-    /// The last name may go on.
+    /// Longer names that begin with the last one match, too.
     is_prefix: bool,
 }
 

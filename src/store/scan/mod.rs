@@ -91,9 +91,9 @@ impl Scan {
         let mut selection = with_spans.clone();
         let hours = inner.retention.cutoffs().clipped(selection.hour_range());
         let summed = inner.summed()?;
-        let is_by_hour = inner.finest_rows()?.validate(hours, None).is_ok();
-        if is_by_hour && summed.of_hours(&[hours]).is_empty() {
-            // Then it can be cut.
+        let is_by_hour = || Ok::<_, StoreError>(inner.finest_rows()?.validate(hours, None).is_ok());
+        if selection.largest_span().is_some() && !summed.has_some_of(hours) && is_by_hour()? {
+            // Then it can be cut anywhere.
             selection = selection.without_spans();
         }
         let cuts = if parts <= 1 || selection.has_names() {

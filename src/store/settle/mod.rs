@@ -314,10 +314,10 @@ impl Inner {
         }
         rows.status().map_err(with_context(DOING))?;
         let has_late = late.is_full() || late.bytes >= LATE_BYTES_MAX;
-        Ok(if has_late {
-            late.first_hours(IN_SPANS_MAX)
-        } else {
-            batch
+        Ok(match has_late {
+            true if late.in_spans > IN_SPANS_MAX => late.first_hours(IN_SPANS_MAX),
+            true => late,
+            false => batch,
         })
     }
 

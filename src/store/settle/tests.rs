@@ -2,11 +2,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 
 use super::*;
-use crate::store::crash_copy::CrashCopier;
+use crate::store::crash_copy::{self, CrashCopier};
 use crate::store::{Recovery, Selection, Step, Store, verify};
 use flow::{BatchBuilder, Counters};
 
@@ -58,10 +57,7 @@ fn check_copy(dir: &Path, before: &Rows, after: &Rows) {
 /// Random commits, flushes, settlements, drops and restarts, with kills between the steps that change both families.
 #[test]
 fn rows_are_the_same_whatever_is_settled() {
-    let seed = std::env::var("FLOWTALLY_TEST_SEED");
-    let seed = seed.map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = crash_copy::random();
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("db");
     let copier = CrashCopier::default();
@@ -82,9 +78,8 @@ fn rows_are_the_same_whatever_is_settled() {
             Step::Dropped,
             Step::Ingested,
         ];
-        let step = steps[random.random_range(0..steps.len())];
         let to = temp.path().join(format!("copy-{number}"));
-        copier.arm(step, &dir, &to);
+        copier.arm_one_of(&mut random, &steps, &dir, &to);
         let before = model.clone();
         match random.random_range(0..10) {
             0 => {

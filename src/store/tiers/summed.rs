@@ -83,6 +83,12 @@ impl Summed {
         self.spans.range(first..behind).copied()
     }
 
+    /// Whether a summed span has some of these hours.
+    pub(in crate::store) fn has_some_of(&self, hours: HourRange) -> bool {
+        let mut tiers = Tier::ALL.into_iter();
+        tiers.any(|tier| self.that_have(tier, hours).next().is_some())
+    }
+
     /// The summed spans that have some of these hours, ascending.
     pub(in crate::store) fn of_hours(&self, hours: &[HourRange]) -> BTreeSet<Span> {
         let of_tier = |tier| {

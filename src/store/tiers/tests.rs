@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::store::codec::{self, SPAN_BYTES};
-use crate::store::crash_copy::CrashCopier;
+use crate::store::crash_copy::{self, CrashCopier};
 use crate::store::families::iterate;
 use crate::store::{Selection, Step, StepHook, Store, StoreOptions, verify};
 use flow::{BatchBuilder, Counters};
@@ -257,10 +257,7 @@ fn a_wrong_row_of_a_span_is_found_and_named() {
 /// their hours.
 #[test]
 fn spans_are_always_the_sums_of_their_hours() {
-    let seed = std::env::var("FLOWTALLY_TEST_SEED");
-    let seed = seed.map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = crash_copy::random();
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("db");
     let copier = CrashCopier::default();
@@ -281,9 +278,8 @@ fn spans_are_always_the_sums_of_their_hours() {
             Step::SpanWritten,
             Step::SpanSummed,
         ];
-        let step = steps[random.random_range(0..steps.len())];
         let copy = temp.path().join(format!("copy-{number}"));
-        copier.arm(step, &dir, &copy);
+        copier.arm_one_of(&mut random, &steps, &dir, &copy);
         match random.random_range(0..10) {
             0 => {
                 drop(store);
