@@ -12,7 +12,15 @@ use super::{Step, StepHook};
 
 /// Copies a data directory when a step is reached.
 #[derive(Clone, Default)]
-pub(super) struct CrashCopier(Arc<Mutex<Option<(Step, PathBuf, PathBuf)>>>);
+pub(super) struct CrashCopier(Arc<Mutex<Option<Armed>>>);
+
+struct Armed {
+    steps: Vec<Step>,
+    /// How many of these steps are passed by before.
+    passes: u32,
+    from: PathBuf,
+    to: PathBuf,
+}
 
 impl CrashCopier {
     /// For `StoreOptions::on_step`.
@@ -20,20 +28,36 @@ impl CrashCopier {
         let armed = self.0.clone();
         Arc::new(move |step| {
             let mut armed = armed.lock();
-            if let Some((_, from, to)) = armed.take_if(|(at, ..)| *at == step) {
+            let is_due = |armed: &mut Armed| {
+                let is_one = armed.steps.contains(&step);
+                let is_last = armed.passes == 0;
+                armed.passes = armed.passes.saturating_sub(is_one.into());
+                is_one && is_last
+            };
+            if let Some(Armed { from, to, .. }) = armed.take_if(is_due) {
                 copy_dir(&from, &to);
             }
         })
     }
 
-    /// [`CrashCopier::arm`] with one of these steps.
+    /// Copies `from` to `to` at a random one of the next times that one of these steps is reached.
     pub(super) fn arm_one_of(&self, random: &mut StdRng, steps: &[Step], from: &Path, to: &Path) {
-        self.arm(steps[random.random_range(0..steps.len())], from, to);
+        *self.0.lock() = Some(Armed {
+            steps: steps.to_vec(),
+            passes: random.random_range(0..4),
+            from: from.to_owned(),
+            to: to.to_owned(),
+        });
     }
 
     /// When `step` is reached next, copies `from` to `to`.
     pub(super) fn arm(&self, step: Step, from: &Path, to: &Path) {
-        *self.0.lock() = Some((step, from.to_owned(), to.to_owned()));
+        *self.0.lock() = Some(Armed {
+            steps: vec![step],
+            passes: 0,
+            from: from.to_owned(),
+            to: to.to_owned(),
+        });
     }
 }
 

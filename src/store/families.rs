@@ -409,6 +409,7 @@ impl Inner {
         let mut summed = Summed::clone(&*self.summed()?);
         self.visibility.during_drop(|| {
             let ingested = ingest();
+            self.step(Step::SpansIngested);
             change(&mut summed);
             self.set_summed(&ingested, summed);
             ingested

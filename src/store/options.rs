@@ -45,6 +45,8 @@ pub enum Step {
     SpanWritten,
     /// They are ingested.
     SpanSummed,
+    /// Files that change which spans have rows are ingested; readers do not see that yet.
+    SpansIngested,
     /// The files that remove rows which are kept in spans are written and synced.
     ThinWritten,
     /// They are ingested.

@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -186,6 +188,51 @@ fn days_stay_when_their_hours_go() {
     assert_eq!(sum["a"].0, 3000 - 1992 - 25 + 1 + 1);
     drop(store);
     assert_eq!(verify(dir.path()).unwrap().faults_found, 0);
+}
+
+/// Between the ingest that removes rows of hours and the moment when readers know of it, a view would have neither the
+/// hours nor the days.
+#[test]
+fn a_view_that_is_opened_while_rows_are_thinned_waits_for_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (reached, is_reached) = std::sync::mpsc::channel();
+    let (resume, is_resumed) = std::sync::mpsc::channel();
+    let is_resumed = parking_lot::Mutex::new(is_resumed);
+    let is_thinning = AtomicBool::new(false);
+    let options = StoreOptions {
+        retention: periods(30, None, None),
+        on_step: Some(Arc::new(move |step| match step {
+            Step::ThinWritten => is_thinning.store(true, Ordering::SeqCst),
+            Step::SpansIngested if is_thinning.load(Ordering::SeqCst) => {
+                reached.send(()).unwrap();
+                is_resumed.lock().recv().unwrap();
+            }
+            _ => {}
+        })),
+        ..StoreOptions::default()
+    };
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let mut batch = BatchBuilder::with_capacity(0);
+    for of in 0..100 {
+        batch.push(hour(of), [b"a", b"d", b"v"], Counters { tx: 1, rx: 2 });
+    }
+    store.commit(vec![batch.finish()]).unwrap();
+    store.flush().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| store.inner.settle_all().unwrap());
+        is_reached.recv().unwrap();
+        let (opened, is_opened) = std::sync::mpsc::channel();
+        let store = &store;
+        let scan = scope.spawn(move || {
+            let sums = scanned(store, (0..100).into(), Some(Tier::Day));
+            opened.send(()).unwrap();
+            sums.unwrap()["a"].0
+        });
+        let waits = is_opened.recv_timeout(Duration::from_millis(100));
+        resume.send(()).unwrap();
+        assert!(waits.is_err(), "it was opened while rows were thinned");
+        assert_eq!(scan.join().unwrap(), 100);
+    });
 }
 
 /// The period of days is shorter than thirty days, so the block with the newest hour has days that are not kept.
