@@ -210,11 +210,7 @@ impl Daemon {
 
     /// `TERM`, `INT` and the like.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([format!("-{name}"), self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
+        signal(&self.child, name);
     }
 
     /// Sends SIGKILL, and waits for the end.
@@ -256,4 +252,11 @@ impl Drop for Daemon {
             println!("the log of {} ends:\n{}", self.address, last.join("\n"));
         }
     }
+}
+
+pub fn signal(process: &Child, name: &str) {
+    let kill = Command::new("kill")
+        .args([format!("-{name}"), process.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::daemon::signal;
 use crate::support::{Daemon, JSON, NDJSON, TestFlow, json_body, ndjson_body, raw};
 use crate::wait::{DEADLINE, until};
 
@@ -42,7 +43,8 @@ fn a_truncated_http_1_0_response_is_detected() {
         assert!(daemon.wait().success());
     }];
     let (db, output) = (dir.path().join("db"), dir.path().join("output"));
-    let mut daemon = Daemon::start_with(&db, &["--shutdown-timeout", "1"]);
+    let start = || Daemon::start_with(&db, &["--shutdown-timeout", "5"]);
+    let mut daemon = start();
     large(&daemon);
     // A complete response ends properly.
     let mut all = curl(daemon.address, &output, &[]);
@@ -64,7 +66,10 @@ fn a_truncated_http_1_0_response_is_detected() {
             slow.try_wait().unwrap().is_none(),
             "it is too fast for this"
         );
+        // Neither client reads while the service stops.
+        signal(&slow, "STOP");
         stop(&mut daemon);
+        signal(&slow, "CONT");
         let end = client.read_to_end(&mut Vec::new());
         assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
         assert_eq!(
@@ -72,7 +77,7 @@ fn a_truncated_http_1_0_response_is_detected() {
             Some(56),
             "curl did not detect the truncation"
         );
-        daemon = Daemon::start_with(&db, &["--shutdown-timeout", "1"]);
+        daemon = start();
     }
     daemon.stop();
 }

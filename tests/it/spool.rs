@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::daemon::signal;
 use crate::send::{flows, parts, send, url};
 use crate::support::{Daemon, Disk, Model, add_to, hour_of, json_body, ndjson_body, random};
 use crate::wait::{at_most, until};
@@ -29,13 +30,6 @@ pub(crate) fn sender(url: &str, spool: &Path, arguments: &[&str], input: Stdio) 
         .stderr(Stdio::piped())
         .spawn()
         .unwrap()
-}
-
-fn signal(child: &Child, name: &str) {
-    let kill = Command::new("kill")
-        .args([&format!("-{name}"), &child.id().to_string()])
-        .status();
-    assert!(kill.unwrap().success());
 }
 
 /// The files of batches in a directory.

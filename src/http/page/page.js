@@ -95,11 +95,11 @@ async function refresh() {
 /** The current query of each part except the chart of hours. */
 function currentQueries() {
   const query = String(views.query(view, range));
-  const ofTalkers = `${query} ${before()}`;
+  const ofTotals = `${query} ${before()}`;
   return {
-    total: query,
-    sources: ofTalkers,
-    destinations: ofTalkers,
+    total: ofTotals,
+    sources: ofTotals,
+    destinations: ofTotals,
     'edges-chart': query,
     table: `${tableQuery()} ${view.cursor}`,
   };
@@ -190,10 +190,10 @@ async function load(signal) {
     for (const [name, value] of Object.entries(more)) all.set(name, value);
     return api.flows(all, signal);
   };
-  const sumOf = (params) => ask(params, { group_by: '' }).then(({ rows }) => sum(rows));
-  const isWhole = inRange.every(({ hour, span }) => hour >= range.from && hour + span <= range.to);
-  const totals = views.isFiltered(view) || !isWhole ? sumOf(query) : Promise.resolve(sum(inRange));
   const compare = before() === null ? {} : { compare: before() };
+  const sumOf = (params) => ask(params, { group_by: '', ...compare }).then(({ rows }) => sum(rows));
+  const isWhole = inRange.every(({ hour, span }) => hour >= range.from && hour + span <= range.to);
+  const totals = views.isFiltered(view) || !isWhole ? sumOf(query) : Promise.resolve(sumOfHours(inRange));
   const span = range.to - range.from;
   const list = (id, field, other) => {
     const params = talkersQuery(other);
@@ -313,11 +313,20 @@ function chosenOf({ from, to, last }, hours) {
   return { from: from ?? (first < to ? first : 0), to };
 }
 
+/** The sum of `rows`, and of the bytes before if the rows are compared. */
 function sum(rows) {
-  return {
-    bytes_tx: rows.reduce((sum, row) => sum + row.bytes_tx, 0n),
-    bytes_rx: rows.reduce((sum, row) => sum + row.bytes_rx, 0n),
-  };
+  const of = (field) => rows.reduce((sum, row) => sum + (row[field] ?? 0n), 0n);
+  const sums = { bytes_tx: of('bytes_tx'), bytes_rx: of('bytes_rx') };
+  const isCompared = rows.some((row) => row.bytes_tx_before !== undefined);
+  return isCompared ? { ...sums, bytes_tx_before: of('bytes_tx_before'), bytes_rx_before: of('bytes_rx_before') } : sums;
+}
+
+/** The same for rows of /hours, whose bytes before are in other rows. */
+function sumOfHours(rows) {
+  const sums = sum(rows);
+  if (before() === null) return sums;
+  const sumsBefore = sum(ledger.within(known, { from: before(), to: range.from }));
+  return { ...sums, bytes_tx_before: sumsBefore.bytes_tx, bytes_rx_before: sumsBefore.bytes_rx };
 }
 
 /** Shows an error below the head of a card; with an empty `text`, removes it. */
@@ -336,11 +345,15 @@ function note(card, text) {
   if (line.textContent !== text) line.textContent = text;
 }
 
-function showTotals({ bytes_tx, bytes_rx }, inRange) {
+function showTotals(sums, inRange) {
+  const { bytes_tx, bytes_rx, bytes_tx_before, bytes_rx_before } = sums;
   const total = bytes_tx + bytes_rx;
-  for (const [id, value] of Object.entries({ total, sent: bytes_tx, received: bytes_rx })) {
+  const isCompared = bytes_tx_before !== undefined;
+  const figures = [['total', total, isCompared && bytes_tx_before + bytes_rx_before], ['sent', bytes_tx, bytes_tx_before], ['received', bytes_rx, bytes_rx_before]];
+  for (const [id, value, before] of figures) {
     at(id).textContent = format.amount(value, range.to - range.from);
-    at(`${id}-exact`).replaceChildren(...dom.breakable(format.exactBytes(value)));
+    const change = isCompared ? format.change(value, before) : '';
+    at(`${id}-exact`).replaceChildren(...dom.breakable(format.exactBytes(value)), change && `, ${change}`);
   }
   const isByHour = inRange.every(({ span }) => span === 1);
   const count = (isByHour ? inRange.length : range.to - range.from).toLocaleString('en');

@@ -13,10 +13,14 @@ export function start(open) {
   about = open;
 }
 
-/** Shows `rows` (`field` and bytes, largest first) of so many `hours` in `list`, and the share of each in `totals`. */
+/**
+ * Shows `rows` (`field` and bytes, largest first) of so many `hours` in `list`, and of each its share in `totals`, or
+ * how it changed if the rows are compared.
+ */
 export function show(list, field, rows, totals, hours) {
   const whole = totals.bytes_tx + totals.bytes_rx;
   let others = whole;
+  let othersBefore = totals.bytes_tx_before === undefined ? null : totals.bytes_tx_before + totals.bytes_rx_before;
   const labels = format.labels(rows.map((row) => row[field]), NAME_CHARS_MAX);
   const items = rows.map((row, i) => {
     const name = row[field];
@@ -24,6 +28,7 @@ export function show(list, field, rows, totals, hours) {
     others -= bytes;
     const isCompared = row.bytes_tx_before !== undefined;
     const before = isCompared ? row.bytes_tx_before + row.bytes_rx_before : 0n;
+    if (othersBefore !== null) othersBefore -= before;
     const change = isCompared ? format.change(bytes, before) : null;
     const compared = isCompared ? `; before, ${format.exactBytes(before)}` : '';
     const button = dom.make(
@@ -39,7 +44,10 @@ export function show(list, field, rows, totals, hours) {
     return dom.make('li', {}, button);
   });
   if (items.length === 0) items.push(dom.make('li', { class: 'none', text: 'No flows here' }));
-  else if (others > 0n) items.push(dom.make('li', { class: 'others' }, ...line(format.OTHERS, others, whole, hours, null)));
+  else if (others > 0n) {
+    const change = othersBefore === null ? null : format.change(others, othersBefore);
+    items.push(dom.make('li', { class: 'others' }, ...line(format.OTHERS, others, whole, hours, change)));
+  }
   dom.replace(list, ...items);
 }
 

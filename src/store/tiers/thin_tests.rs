@@ -345,11 +345,15 @@ fn sums_are_exact_whatever_is_kept() {
         let copy = temp.path().join(format!("copy-{number}"));
         copier.arm_one_of(&mut random, &steps, &dir, &copy);
         let mut deletes = false;
+        let mut before_other_periods = None;
         match random.random_range(0..12) {
             0 => {
                 // What is too old is dropped, rather than visible again if more is kept.
                 store.flush().unwrap();
                 store.inner.drop_old_hours().unwrap();
+                if copy.exists() {
+                    before_other_periods = Some((model.clone(), used.clone()));
+                }
                 drop(store);
                 used = options(&mut random);
                 store = open(used.clone());
@@ -418,7 +422,9 @@ fn sums_are_exact_whatever_is_kept() {
         let (read, refused) = compare(&store, &model, &mut random);
         counts = (counts.0 + read, counts.1 + refused);
         if copy.exists() {
-            copies.push((copy, (!deletes).then(|| model.clone()), used.clone()));
+            let (model, used) =
+                before_other_periods.unwrap_or_else(|| (model.clone(), used.clone()));
+            copies.push((copy, (!deletes).then_some(model), used));
         }
     }
     drop(store);

@@ -16,6 +16,12 @@ fn the_page_works_by_keyboard_and_on_a_phone() {
         browser.js("return document.documentElement.scrollWidth"),
         390
     );
+    // Each button has room for its text.
+    let cut = browser.js(
+        "return [...document.querySelectorAll('.tools button, .head button, .paging button')] \
+         .filter((e) => e.scrollWidth > e.clientWidth || e.clientHeight > 50).map((e) => e.textContent)",
+    );
+    assert_eq!(cut, json!([]));
     // The layout did not shift while the page loaded.
     let jumps = browser.js("const observer = new PerformanceObserver(() => {}); \
          observer.observe({ type: 'layout-shift', buffered: true }); \

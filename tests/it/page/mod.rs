@@ -15,6 +15,7 @@ mod colors;
 mod looks;
 mod names;
 mod service;
+mod spans;
 mod time;
 
 const SAMPLE_DAY: &str = include_str!("../../../data/sample-day.ndjson");

@@ -6,7 +6,7 @@ use super::*;
 use crate::wait::until_some;
 
 /// The current hour since the epoch, which does not end soon.
-fn this_hour() -> u32 {
+pub(super) fn this_hour() -> u32 {
     until_some("the last minute of an hour is over", || {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
