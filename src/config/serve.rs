@@ -238,13 +238,13 @@ pub enum LogFormat {
 }
 
 /// Maximum number of responses in progress. Each takes about a MiB: a chunk that is being produced, one that is being
-/// sent, an encoder, and RocksDB's read-ahead. With little memory, fewer are allowed.
+/// sent, an encoder, and a block of each run, of which there are more while the machine is busy. With little memory,
+/// fewer are allowed.
 const QUERIES_MAX: usize = 64;
-const MIB_PER_QUERY: usize = 8;
+const MIB_PER_QUERY: usize = 6;
 
-/// Memory that the process always needs: its code, threads, RocksDB's tables, compaction; and on a busy machine, where
-/// merges come late, the blocks that scans hold of each run.
-const OWN_MIB: u32 = 68;
+/// Memory that the process always needs: its code, threads, RocksDB's tables, compaction.
+const OWN_MIB: u32 = 60;
 
 /// How `--memory-max` is divided, without [`OWN_MIB`]. The shares add up to four fifths; the rest is for responses
 /// in progress ([`QUERIES_MAX`]) and the allocator's overhead. Only the limit of a body is a share of the whole.
@@ -315,7 +315,7 @@ impl Serve {
             tally_bytes_max: memory / 8,
             view_bytes_max: memory / 8,
             query_bytes_max: (query as usize) << 20,
-            queries_max: (self.memory_max as usize / MIB_PER_QUERY).min(QUERIES_MAX),
+            queries_max: ((memory >> 20) / MIB_PER_QUERY).min(QUERIES_MAX),
             memtable_bytes: memory / 32,
             known_keys_bytes: memory / 16,
             block_cache_bytes: memory / 16,
@@ -350,6 +350,18 @@ mod tests {
     struct Command {
         #[command(flatten)]
         serve: Serve,
+    }
+
+    /// A tally that cannot hold a body would be exceeded by it, and the buffers that it leaves would be too large.
+    #[test]
+    fn a_tally_has_room_for_a_body() {
+        for memory in (128..4096).chain([1_048_576]) {
+            let arguments = ["x", "--data-dir", "d", "--memory-max", &memory.to_string()];
+            let command = Command::try_parse_from(arguments).unwrap();
+            let plan = command.serve.memory_plan().unwrap();
+            assert!(plan.body_bytes_max <= plan.tally_bytes_max, "{memory}");
+            assert!((8..=64).contains(&plan.queries_max), "{memory}");
+        }
     }
 
     /// With any amount of memory, a batch is within the bounds of its encoding and of a tally.
