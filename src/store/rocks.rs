@@ -209,6 +209,9 @@ fn rows(cache: &Cache, cache_bytes: usize, saturated: Arc<AtomicU64>) -> Options
     // a filter could help. But each scan holds a block of each run.
     table.set_block_size(16 << 10);
     table.set_index_type(BlockBasedIndexType::BinarySearch);
+    // An index key has the beginning that tells two blocks apart, a KiB of it with long names. Store what neighbours have
+    // in common once: files end by their compressed size, so the index of one could need tens of MiB.
+    table.set_index_block_restart_interval(16);
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
     // With long names, the index of one file takes some hundred KiB; pinned blocks may exceed the size of the cache.

@@ -17,9 +17,9 @@ use flow::{Batch, Counters, Hour, HourRange, IdempotencyKey, KeyHasher, Totals, 
 /// A tally may have as many hours as flows.
 const SLOTS_MIN: usize = 2;
 
-/// Approximate memory of an hour without its names: its element in a vector that may have doubled its capacity, its
-/// map entry, and the allocator's overhead for slots and arena.
-pub(super) const HOUR_MEMORY_BYTES: usize = 2 * size_of::<HourTally>() + 80;
+/// Approximate memory of an hour without its names: its element in a vector whose capacity is up to a fourth larger
+/// than needed, its map entry, and the allocator's overhead for slots and arena.
+pub(super) const HOUR_MEMORY_BYTES: usize = size_of::<HourTally>() * 5 / 4 + 64;
 
 /// Memory of a batch, and approximately its growth of a tally without its keys. If each flow has its own hour, that
 /// exceeds the size of the batch.
@@ -137,7 +137,8 @@ impl HourTally {
 #[derive(Debug)]
 pub struct Tally {
     hours: Vec<HourTally>,
-    by_hour: HashMap<Hour, usize, foldhash::fast::RandomState>,
+    /// Index in `hours`.
+    by_hour: HashMap<Hour, u32, foldhash::fast::RandomState>,
     hasher: KeyHasher,
     /// Its last journal position, or the position before its first batch while it is empty.
     last: Position,
@@ -294,12 +295,18 @@ impl Tally {
     }
 
     fn hour_at(&mut self, hour: Hour) -> usize {
-        *self.by_hour.entry(hour).or_insert_with(|| {
+        let new = self.hours.len();
+        let at = *self.by_hour.entry(hour).or_insert(new as u32) as usize;
+        if at == new {
             let tally = HourTally::new(hour);
             self.memory_bytes += tally.memory_bytes();
+            // With hundreds of thousands of hours, a vector that doubles would take much of a tally.
+            if self.hours.capacity() == new {
+                self.hours.reserve_exact(new / 4 + 1);
+            }
             self.hours.push(tally);
-            self.hours.len() - 1
-        })
+        }
+        at
     }
 
     /// Its hours in ascending order, each with its rows in key order.
@@ -326,7 +333,7 @@ impl Tally {
     /// The ledger's totals of `hour`.
     pub(super) fn totals(&self, hour: Hour) -> Totals {
         let at = self.by_hour.get(&hour);
-        at.map_or_else(Totals::default, |&at| self.hours[at].totals)
+        at.map_or_else(Totals::default, |&at| self.hours[at as usize].totals)
     }
 
     /// Number of its hours that are in `hours`.
@@ -345,7 +352,7 @@ impl Tally {
     ) -> impl Iterator<Item = (Hour, &[u8], usize)> {
         let some = match hours.only() {
             Some(hour) => match self.by_hour.get(&hour) {
-                Some(&at) => std::slice::from_ref(&self.hours[at]),
+                Some(&at) => std::slice::from_ref(&self.hours[at as usize]),
                 None => &[],
             },
             None => self.hours.as_slice(),
