@@ -310,17 +310,35 @@ version srcaddr dstaddr srcport dstport protocol start end type packets bytes ac
 /// counts once.
 #[test]
 fn an_interrupted_import_resumes() {
-    let bench = Bench::new();
     let flows = flows(600_000);
     let mut model = Model::new();
     add_to(&mut model, &flows);
-    let file = bench.file("flows.json.zst", &{
-        zstd::encode_all(&json_body(&flows)[..], 1).unwrap()
+    let flows = zstd::encode_all(&json_body(&flows)[..], 1).unwrap();
+    // On a busy machine, an import may complete while this test waits for a CPU to kill it.
+    let is_interrupted = (0..10).any(|_| {
+        let bench = Bench::new();
+        let file = bench.file("flows.json.zst", &flows);
+        let (killed, ended) = import_with_interruptions(&bench, &file);
+        println!("killed {killed} times, ended by a signal {ended} times");
+        assert_eq!(bench.hour(1), hour_of(&model, 1));
+        let (status, out, error) = import(&[&file, "--data-dir", &bench.db]);
+        assert_eq!(status, Some(0), "{error}");
+        assert!(
+            out.starts_with("0 flows imported in 0 batches; 0 refused; 600000 flows skipped"),
+            "{out}"
+        );
+        assert_eq!(bench.hour(1), hour_of(&model, 1));
+        killed > 1 && ended > 0
     });
+    assert!(is_interrupted);
+}
+
+/// Returns how often an import was killed, and ended by itself because of a signal.
+fn import_with_interruptions(bench: &Bench, file: &str) -> (u32, u32) {
     let (mut killed, mut ended) = (0, 0);
     let mut age = Duration::from_millis(10);
     for round in 0.. {
-        let mut child = command(&[&file, "--data-dir", &bench.db])
+        let mut child = command(&[file, "--data-dir", &bench.db])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -352,16 +370,7 @@ fn an_interrupted_import_resumes() {
             }
         }
     }
-    println!("killed {killed} times, ended by a signal {ended} times");
-    assert!(killed > 1 && ended > 0);
-    assert_eq!(bench.hour(1), hour_of(&model, 1));
-    let (status, out, error) = import(&[&file, "--data-dir", &bench.db]);
-    assert_eq!(status, Some(0), "{error}");
-    assert!(
-        out.starts_with("0 flows imported in 0 batches; 0 refused; 600000 flows skipped"),
-        "{out}"
-    );
-    assert_eq!(bench.hour(1), hour_of(&model, 1));
+    (killed, ended)
 }
 
 #[test]
