@@ -14,8 +14,9 @@ const AHEAD_MAX: u32 = 48;
 /// Arguments of every command that accepts flows.
 #[derive(Clone, Debug, Args)]
 pub struct HourArgs {
-    /// Hours that the service keeps before the newest one that has flows, as a number or as in 30d. It deletes older
-    /// hours, and counts flows for them as expired. Without it, all hours are kept.
+    /// Hours that the service keeps before the newest one that has flows, as a number or as in 30d. Older hours are
+    /// deleted; flows for them are expired, or count only in sums of days with --retain-days or --retain-30days. Without
+    /// this, all hours are kept.
     #[arg(
         long,
         env = "FLOWTALLY_RETAIN_HOURS",
@@ -29,8 +30,8 @@ pub struct HourArgs {
     #[arg(long, env = "FLOWTALLY_RETAIN_DAYS", value_name = "DAYS|all")]
     retain_days: Option<Spans<24>>,
 
-    /// Thirty days (720 hours, from multiples of 720 on) for which their sums are kept when their days are deleted, as a
-    /// number or as in 3600d; all keeps them for ever. By default as long as the days.
+    /// Number of periods of thirty days (720 hours, from multiples of 720 on) whose sums are kept after their days are
+    /// deleted, or a time as in 3600d; all keeps them for ever. By default as long as the days.
     #[arg(
         id = "retain_30days",
         long = "retain-30days",
@@ -40,7 +41,7 @@ pub struct HourArgs {
     retain_thirty_days: Option<Spans<720>>,
 
     /// Refuse flows whose hour is more than N hours ahead of the clock's hour since the epoch; none means no limit.
-    /// This protects the retained hours: a single hour that is far too late would make all others too old. Hours of a
+    /// This protects the retained hours: one hour far in the future would make all others too old. Hours of a
     /// day (0 to 23) are always accepted. By default 48 with --retain-hours, none without.
     #[arg(long, env = "FLOWTALLY_HOUR_AHEAD_MAX", value_name = "N|none")]
     hour_ahead_max: Option<AheadMax>,
@@ -62,8 +63,7 @@ impl HourArgs {
         };
         let refuse = |longer: &str, finer: &str| {
             Err(format!(
-                "{longer} keeps sums for a shorter time than {finer} keeps what they consist of; give {longer} more, all, or \
-                 leave it out"
+                "{longer} is shorter than {finer}; raise it, set it to all, or omit it"
             ))
         };
         if is_shorter(days, hours) {
@@ -101,7 +101,7 @@ impl<const HOURS: u32> FromStr for Spans<HOURS> {
         }
         let (seconds, unit) = match HOURS {
             24 => (24 * 3600, "days"),
-            _ => (u64::from(HOURS) * 3600, "times thirty days"),
+            _ => (u64::from(HOURS) * 3600, "periods of thirty days"),
         };
         let range = 1..=u64::from(u32::MAX / HOURS);
         let spans =
@@ -184,9 +184,9 @@ mod tests {
         for (arguments, says) in [
             (
                 &["--retain-hours", "48", "--retain-days", "1"][..],
-                "--retain-days keeps",
+                "--retain-days is shorter",
             ),
-            (&["--retain-days", "1"], "than --retain-hours keeps"),
+            (&["--retain-days", "1"], "than --retain-hours"),
             (
                 &[
                     "--retain-hours",
@@ -196,9 +196,9 @@ mod tests {
                     "--retain-30days",
                     "5",
                 ],
-                "than --retain-days keeps",
+                "than --retain-days",
             ),
-            (&["--retain-30days", "31d"], "whole times thirty days"),
+            (&["--retain-30days", "31d"], "whole periods of thirty days"),
             (&["--retain-days", "0"], "1 to"),
             (&["--retain-days", "some"], "or all"),
         ] {

@@ -139,7 +139,7 @@ pub struct Serve {
     )]
     pub import_window: Duration,
 
-    /// Disk space for that, in MiB; if it needs more, the oldest is forgotten. A MiB of a file takes about 2 KiB.
+    /// Disk space for that, in MiB; if it needs more, the oldest is forgotten. A MiB of a file takes about 3 KiB.
     #[arg(
         long,
         env = "FLOWTALLY_IMPORT_DISK_MAX",

@@ -67,7 +67,7 @@ impl Engine {
             ..one.clone()
         };
         let mut coverage = add(&one, |pair| &mut pair.counters)?;
-        coverage.unite(&add(&before, |pair| &mut pair.before)?);
+        coverage.merge_with(&add(&before, |pair| &mut pair.before)?);
         let of_page = memory.for_same_query();
         let mut ranking = Ranking::new(query.sort, query.limit, after, of_page);
         for (key, pair) in &groups {

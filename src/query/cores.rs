@@ -1,11 +1,11 @@
-//! Lets a query use further threads while cores are idle.
+//! Lets a query use extra threads while cores are idle.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
-/// The cores of the machine, and the further threads that queries use.
+/// The cores of the machine, and the extra threads that queries use.
 #[derive(Debug)]
 pub(super) struct Cores {
     all: usize,
@@ -24,29 +24,29 @@ impl Cores {
         })
     }
 
-    /// The idle threads that a query may use in addition to its own. The further threads of all queries and one more are
+    /// The idle threads that a query may use in addition to its own. The extra threads of all queries and one more are
     /// at most as many as there are cores, or half as many while flows come in.
-    pub(super) fn further(self: &Arc<Cores>, is_ingesting: bool) -> FurtherThreads {
+    pub(super) fn extra(self: &Arc<Cores>, is_ingesting: bool) -> ExtraThreads {
         let usable = if is_ingesting { self.all / 2 } else { self.all };
         let free = |in_use: usize| usable.saturating_sub(1).saturating_sub(in_use);
         let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
         let taken =
             (self.in_use).fetch_update(success, failure, |in_use| Some(in_use + free(in_use)));
-        FurtherThreads {
+        ExtraThreads {
             cores: self.clone(),
             count: taken.map_or(0, free),
         }
     }
 }
 
-/// A number of further threads, given back on drop.
+/// A number of extra threads, given back on drop.
 #[derive(Debug)]
-pub(super) struct FurtherThreads {
+pub(super) struct ExtraThreads {
     cores: Arc<Cores>,
     count: usize,
 }
 
-impl FurtherThreads {
+impl ExtraThreads {
     pub(super) fn count(&self) -> usize {
         self.count
     }
@@ -59,7 +59,7 @@ impl FurtherThreads {
     }
 }
 
-impl Drop for FurtherThreads {
+impl Drop for ExtraThreads {
     fn drop(&mut self) {
         self.shrink_to(0);
     }
@@ -72,17 +72,17 @@ mod tests {
     #[test]
     fn queries_share_the_cores() {
         let cores = Cores::new(8);
-        let mut first = cores.further(false);
+        let mut first = cores.extra(false);
         assert_eq!(first.count(), 7);
-        assert_eq!(cores.further(false).count(), 0);
+        assert_eq!(cores.extra(false).count(), 0);
         first.shrink_to(2);
-        let second = cores.further(true);
+        let second = cores.extra(true);
         assert_eq!(second.count(), 1);
-        let third = cores.further(false);
+        let third = cores.extra(false);
         assert_eq!(third.count(), 4);
         drop((first, second, third));
-        assert_eq!(cores.further(true).count(), 3);
-        assert_eq!(Cores::new(2).further(true).count(), 0);
-        assert_eq!(Cores::new(1).further(false).count(), 0);
+        assert_eq!(cores.extra(true).count(), 3);
+        assert_eq!(Cores::new(2).extra(true).count(), 0);
+        assert_eq!(Cores::new(1).extra(false).count(), 0);
     }
 }

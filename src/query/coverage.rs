@@ -14,7 +14,7 @@ pub struct Coverage {
 
 impl Coverage {
     /// Adds that of another response, to a response that has the rows of both.
-    pub(super) fn unite(&mut self, other: &Coverage) {
+    pub(super) fn merge_with(&mut self, other: &Coverage) {
         self.missing.extend(&other.missing);
         self.missing.sort_unstable();
         self.missing.dedup();

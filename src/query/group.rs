@@ -39,7 +39,7 @@ pub(super) fn leading(query: &Query) -> usize {
     let is_one_hour = query.hours.only().is_some();
     let together = |at: &usize| query.columns.has_at(*at) || (*at == 0 && is_one_hour);
     let leading = (0..4).take_while(together).count();
-    // The names of a step begin anew in each hour.
+    // Within a step, each hour starts over with the first name, so equal names are not adjacent.
     let of_names = if query.step > 1 && !is_one_hour { 0 } else { 3 };
     leading.min(1 + of_names)
 }
@@ -63,7 +63,7 @@ impl Groups {
         }
     }
 
-    /// Adds up all rows of `matching` in one table, whatever the columns, so that it can be united with others. The groups
+    /// Adds up all rows of `matching` in one table, whatever the columns, so that it can be merged with others. The groups
     /// can be read after [`Groups::sort`].
     pub(super) fn collect(
         query: &Query,
@@ -79,7 +79,7 @@ impl Groups {
     }
 
     /// Adds the groups of `other`. Both were collected by the same columns.
-    pub(super) fn unite(&mut self, other: &Groups) -> Result<(), QueryError> {
+    pub(super) fn merge_with(&mut self, other: &Groups) -> Result<(), QueryError> {
         let table = &other.table;
         table.groups.iter().try_for_each(|group| {
             let key = &table.keys[group.key.clone()];

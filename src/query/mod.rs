@@ -156,7 +156,7 @@ impl Engine {
         let memory = MemoryReservation::new(&self.pool);
         let mut parts = Vec::new();
         if reads_everything_first(query) {
-            let mut threads = self.cores.further(store.is_ingesting());
+            let mut threads = self.cores.extra(store.is_ingesting());
             // The first part that fails stops the others.
             let stop = cancel.child_token();
             parts = self.open_parts(store, query, &after, &stop, 1 + threads.count())?;
@@ -274,7 +274,7 @@ fn reads_everything_first(query: &Query) -> bool {
     query.sort.is_some() || !is_page && is_short
 }
 
-/// Days that are read before the first row of the response, rather than as it is sent.
+/// Maximum number of days that a query by step reads before it responds; longer ranges stream.
 const DAYS_MAX: u32 = 2_000;
 
 /// Whether the rows are sums of a few days or longer steps, which several threads can find.

@@ -25,7 +25,7 @@ pub(super) fn group(
     let mut of_parts = read(parts, memory, stop, collect)?.into_iter();
     let mut groups = of_parts.next().ok_or(QueryError::Cancelled)?;
     for others in of_parts {
-        groups.unite(&others)?;
+        groups.merge_with(&others)?;
     }
     groups.sort();
     Ok(groups)
@@ -41,7 +41,7 @@ pub(super) fn rank(
     let first = |part: &mut FilteredScan, memory| part.rank(ranking(memory));
     let mut all = ranking(memory.for_same_query());
     for page in read(parts, memory, stop, first)? {
-        all.unite(&page)?;
+        all.merge_with(&page)?;
     }
     Ok(all.finish())
 }
@@ -54,11 +54,11 @@ fn read<T: Send>(
     stop: &CancellationToken,
     work: impl Fn(&mut FilteredScan, MemoryReservation) -> Result<T, QueryError> + Sync,
 ) -> Result<Vec<T>, QueryError> {
-    let further = parts.len().saturating_sub(1);
+    let extra = parts.len().saturating_sub(1);
     let queue = Mutex::new(parts.iter_mut().enumerate());
     let results = Mutex::new(Vec::new());
     let next = || queue.lock().next();
-    let work_off = || {
+    let run_worker = || {
         while let Some((number, part)) = next() {
             let result = work(part, memory.for_same_query());
             if result.is_err() {
@@ -68,14 +68,14 @@ fn read<T: Send>(
         }
     };
     thread::scope(|scope| {
-        for _ in 0..further {
+        for _ in 0..extra {
             let name = "query".to_owned();
             // If the system has no thread, the others have more parts.
             let _best_effort = thread::Builder::new()
                 .name(name)
-                .spawn_scoped(scope, work_off);
+                .spawn_scoped(scope, run_worker);
         }
-        work_off();
+        run_worker();
     });
     let mut results = results.into_inner();
     results.sort_by_key(|(number, _)| *number);

@@ -161,7 +161,7 @@ impl Ranking {
     }
 
     /// Adds the first rows of a part of all rows.
-    pub(super) fn unite(&mut self, page: &Page) -> Result<(), QueryError> {
+    pub(super) fn merge_with(&mut self, page: &Page) -> Result<(), QueryError> {
         self.more |= page.more;
         if let (Some(totals), Some(of_page)) = (&mut self.totals, page.totals) {
             totals.add(of_page);

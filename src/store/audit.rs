@@ -12,7 +12,7 @@ use super::error::{StoreError, with_context};
 use super::position::Position;
 use super::tallies::Tallies;
 use super::tally::Tally;
-use super::view::{View, ViewOf};
+use super::view::{View, ViewSpec};
 use super::{Inner, codec};
 use flow::{Hour, Totals};
 
@@ -103,7 +103,7 @@ struct HoursOf {
     totals: Totals,
 }
 
-impl ViewOf for HoursOf {
+impl ViewSpec for HoursOf {
     type Copy = Vec<Hour>;
 
     /// They are few bytes, and dropped at once.
@@ -134,7 +134,7 @@ struct FlowsOf {
     expected: u64,
 }
 
-impl ViewOf for FlowsOf {
+impl ViewSpec for FlowsOf {
     type Copy = u64;
 
     fn copy_bytes(&self, _tally: &Tally, _cutoff: Hour) -> usize {

@@ -122,7 +122,7 @@ impl Inner {
             if before + tolerance >= bytes && cut.len() >= HOUR_BYTES {
                 break;
             }
-            let end = behind_prefix(&cut).unwrap_or_else(|| upper.to_vec());
+            let end = prefix_end(&cut).unwrap_or_else(|| upper.to_vec());
             let (from, to) = (cut.as_slice().max(lower), end.as_slice().min(upper));
             let shared = self.shared_prefix(from, to)?;
             if shared.len() > cut.len() && shared.starts_with(&cut) {
@@ -150,7 +150,7 @@ impl Inner {
 }
 
 /// The first key behind all that begin with `prefix`; `None` if there is none.
-fn behind_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
     let mut behind = prefix[..=last].to_vec();
     behind[last] += 1;

@@ -122,6 +122,12 @@ pub enum StoreError {
     )]
     TooCoarse { tier: Tier, finer_from: Hour },
 
+    #[error("some hours cannot be read; run flowtally verify, which names them")]
+    HoursUnreadable,
+
+    #[error("settling an hour needs {bytes} bytes of free disk space; make space and run it again")]
+    NoRoomToSettle { bytes: u64 },
+
     #[error("{doing} failed: {source}; {}", remedy(rocks_error::shortage(source)))]
     Database {
         doing: &'static str,

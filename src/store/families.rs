@@ -8,7 +8,7 @@
 //! | step | first | second |
 //! |---|---|---|
 //! | [settlement](super::settle) | `settled` gets the rows | `flows` loses them |
-//! | [drop](super::retention) | `flows` loses rows and ledger entries | `settled` loses the rows |
+//! | [drop](super::retention) | `flows` loses rows and ledger entries | `settled` loses the rows, and those of spans that contain them |
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ pub(super) struct Families {
     in_flows: AtomicU64,
     /// The settlement that `settled` contains, or will contain next.
     settlement: Mutex<NumberedHours>,
-    /// Changes only within [`Visibility::during_drop`](super::visibility::Visibility::during_drop).
+    /// Changes only within [`Visibility::during_change`](super::visibility::Visibility::during_change).
     drops: Mutex<Drops>,
     /// The spans that have rows in `settled`. Changes as `drops` does. `None` after an error: it has to be read again.
     summed: Mutex<Option<Arc<Summed>>>,
@@ -275,7 +275,7 @@ impl Inner {
         let last = self.families.drops.lock().last.clone();
         let files = self.staged_drop_of_settled(last.number, &last.hours)?;
         // A view may have been opened that does not ignore these rows once the numbers agree.
-        self.visibility.during_drop(|| self.finish_drop(&files))
+        self.visibility.during_change(|| self.finish_drop(&files))
     }
 
     /// The rows of the last settlement are in `settled`, but still in `flows` too: deletes them there.
@@ -378,7 +378,7 @@ impl Inner {
         let last = drops.last;
         let mut summed = Summed::clone(&*self.summed()?);
         let ingested = self.ingest(settled, files, "dropping settled hours");
-        summed.remove_those_of(&last.hours);
+        summed.remove_overlapping(&last.hours);
         self.set_summed(&ingested, summed);
         ingested?;
         self.families.drops.lock().in_settled = last.number;
@@ -395,8 +395,9 @@ impl Inner {
             return Ok(known.clone());
         }
         let read = Arc::new(Summed::read(&self.db)?);
-        self.retention.note_thinned(read.finest);
         *summed = Some(read.clone());
+        drop(summed);
+        self.retention.note_thinned(read.finest);
         Ok(read)
     }
 
@@ -407,7 +408,7 @@ impl Inner {
         change: impl FnOnce(&mut Summed),
     ) -> Result<(), StoreError> {
         let mut summed = Summed::clone(&*self.summed()?);
-        self.visibility.during_drop(|| {
+        self.visibility.during_change(|| {
             let ingested = ingest();
             self.step(Step::SpansIngested);
             change(&mut summed);

@@ -16,7 +16,7 @@ use super::error::{StoreError, with_context};
 use super::scan::ScanLimits;
 use super::tally::Tally;
 use super::tiers::{FinestRows, Tier};
-use super::view::{OwnedIterator, View, ViewOf};
+use super::view::{OwnedIterator, View, ViewSpec};
 use super::view_budget::ViewGrant;
 use super::{Inner, Store, codec};
 use flow::{Hour, HourRange, Totals};
@@ -29,6 +29,7 @@ pub struct Ledger {
     /// Ascending.
     unflushed: std::iter::Peekable<std::vec::IntoIter<UnflushedEntry>>,
     tag: u64,
+    /// May be newer than the entries.
     finest: FinestRows,
     limits: ScanLimits,
     /// Covers `unflushed`.
@@ -51,7 +52,7 @@ impl Store {
 
 impl Ledger {
     fn open(inner: &Arc<Inner>, hours: HourRange) -> Result<Ledger, StoreError> {
-        let view = View::open(inner, &mut LedgerOf(hours))?;
+        let view = View::open(inner, &mut LedgerSpec(hours))?;
         let mut unflushed: Vec<UnflushedEntry> = view.copies.into_iter().flatten().collect();
         unflushed.sort_unstable_by_key(|of| of.hour);
         unflushed.dedup_by(|later, kept| {
@@ -71,7 +72,8 @@ impl Ledger {
         })
     }
 
-    /// Identifies the content of the whole ledger: it changes with every commit and differs between processes.
+    /// Identifies the content of the whole ledger: it changes with every commit, dropped hour and changed span, and
+    /// differs between processes.
     pub fn tag(&self) -> u64 {
         self.tag
     }
@@ -138,9 +140,9 @@ impl std::fmt::Debug for Ledger {
 }
 
 /// Copies the unflushed entries of a range of hours.
-struct LedgerOf(HourRange);
+struct LedgerSpec(HourRange);
 
-impl ViewOf for LedgerOf {
+impl ViewSpec for LedgerSpec {
     type Copy = Vec<UnflushedEntry>;
 
     fn copy_bytes(&self, tally: &Tally, cutoff: Hour) -> usize {

@@ -374,7 +374,7 @@ impl Inner {
         held: (Totals, u64),
         ingest: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.visibility.during_drop(|| {
+        self.visibility.during_change(|| {
             let ingested = ingest();
             // If it succeeded, nothing is left, since the caller holds the write lock.
             let left = match &ingested {

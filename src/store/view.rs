@@ -21,7 +21,7 @@ use super::view_budget::ViewGrant;
 use flow::Hour;
 
 /// What a reader copies from the tallies, and which keys it reads on disk.
-pub(super) trait ViewOf {
+pub(super) trait ViewSpec {
     type Copy;
 
     /// Memory of a copy.
@@ -41,8 +41,11 @@ pub(super) trait ViewOf {
         &[]
     }
 
-    /// The keys to read in `settled`, in place of the same as in `flows`, if hours and spans there are `summed` and
-    /// `hidden`: up to the first cut, and behind each of them, ranges in the order of their hours.
+    /// The segments to read in `settled`, one list for each range between cuts, ascending by hour. `None`: the same keys as
+    /// in `flows`.
+    ///
+    /// # Errors
+    /// [`StoreError::TooCoarse`] if the hours need rows that are gone.
     fn settled_segments(
         &self,
         _cutoffs: &Cutoffs,
@@ -65,8 +68,8 @@ pub(super) trait ViewOf {
 pub(super) struct View<C> {
     /// The keys up to the first cut.
     pub(super) disk: OnDisk,
-    /// The keys behind each cut.
-    pub(super) behind_cuts: Vec<OnDisk>,
+    /// The keys after each cut.
+    pub(super) after_cuts: Vec<OnDisk>,
     /// The last journal position that the sums on disk contain.
     pub(super) marker: Position,
     /// Copies of the tallies that are after the marker.
@@ -80,10 +83,10 @@ pub(super) struct View<C> {
 impl<C> View<C> {
     pub(super) fn open(
         inner: &Arc<Inner>,
-        of: &mut impl ViewOf<Copy = C>,
+        of: &mut impl ViewSpec<Copy = C>,
     ) -> Result<View<C>, StoreError> {
         // While hours are dropped, an iterator may lack rows of an hour of which there is a copy.
-        inner.visibility.between_drops(|drop_seq| {
+        inner.visibility.between_changes(|change_seq| {
             let copied = copy_tallies(inner, of)?;
             let (lower, upper) = of.bounds(copied.cutoffs.all);
             let keys = KeyRanges {
@@ -99,7 +102,7 @@ impl<C> View<C> {
                 true => OnDisk::open_rows(inner, &keys, segments)?,
                 false => OnDisk::open_keys(inner, &keys)?,
             };
-            let behind_cuts = on_disk.split_off(1);
+            let after_cuts = on_disk.split_off(1);
             let disk = on_disk.pop().ok_or(StoreError::Closed)?;
             // The marker is always the last position of some tally. If it is before a tally's last position, the disk
             // has nothing of that tally; otherwise the disk has all of the copy.
@@ -108,11 +111,11 @@ impl<C> View<C> {
             let copies = both.filter(|(last, _)| *last > marker);
             Ok(View {
                 disk,
-                behind_cuts,
+                after_cuts,
                 marker,
                 copies: copies.map(|(_, copy)| copy).collect(),
                 grant: copied.grant,
-                tag: inner.visibility.tag(last, drop_seq),
+                tag: inner.visibility.tag(last, change_seq),
             })
         })
     }
@@ -126,7 +129,10 @@ struct Copied<C> {
     grant: ViewGrant,
 }
 
-fn copy_tallies<V: ViewOf>(inner: &Arc<Inner>, of: &mut V) -> Result<Copied<V::Copy>, StoreError> {
+fn copy_tallies<V: ViewSpec>(
+    inner: &Arc<Inner>,
+    of: &mut V,
+) -> Result<Copied<V::Copy>, StoreError> {
     let mut bytes = 0;
     loop {
         // Reserve without the lock, since this may block.
@@ -226,7 +232,7 @@ pub(super) struct SettledRows {
 struct KeyRanges {
     /// Ascending (ends exclusive).
     bounds: Vec<(Vec<u8>, Vec<u8>)>,
-    /// See [`ViewOf::seeks`].
+    /// See [`ViewSpec::seeks`].
     seeks: bool,
     /// They are few, or will be read again.
     fill_cache: bool,

@@ -17,23 +17,24 @@ use super::position::Position;
 
 /// Value of the cached marker while a flush may be changing it. No journal reaches this position.
 const MARKER_UNKNOWN: u64 = u64::MAX;
-/// Pause while hours are being dropped, which takes milliseconds.
-const DROP_PAUSE: Duration = Duration::from_millis(1);
+/// Pause while hours or spans are being changed, which takes milliseconds.
+const CHANGE_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Visibility {
     /// The marker on disk, or [`MARKER_UNKNOWN`].
     marker: AtomicU64,
-    /// Sequence number of hour drops: incremented when one starts and when it ends, so it is odd during a drop.
-    drop_seq: AtomicU64,
+    /// Sequence number of changes that a view must not straddle: dropped hours, and spans that get or lose rows.
+    /// Incremented when one starts and when it ends, so it is odd during a change.
+    change_seq: AtomicU64,
     /// Seeds the tags of this open store, so that no other store returns the same tag.
     tag_hasher: RandomState,
 }
 
-/// Ends a drop of hours.
-struct DropGuard<'a>(&'a AtomicU64);
+/// Ends a change.
+struct ChangeGuard<'a>(&'a AtomicU64);
 
-impl Drop for DropGuard<'_> {
+impl Drop for ChangeGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -43,7 +44,7 @@ impl Visibility {
     pub(super) fn new() -> Visibility {
         Visibility {
             marker: AtomicU64::new(MARKER_UNKNOWN),
-            drop_seq: AtomicU64::new(0),
+            change_seq: AtomicU64::new(0),
             tag_hasher: RandomState::new(),
         }
     }
@@ -69,35 +70,35 @@ impl Visibility {
         ingested
     }
 
-    /// Runs `read` with the sequence number of hour drops, and repeats it if a drop happened meanwhile.
-    pub(super) fn between_drops<T>(
+    /// Runs `read` with the sequence number of changes, and repeats it if one happened meanwhile.
+    pub(super) fn between_changes<T>(
         &self,
         mut read: impl FnMut(u64) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         loop {
-            let drop_seq = self.drop_seq.load(Ordering::SeqCst);
-            if drop_seq.is_multiple_of(2) {
-                let value = read(drop_seq)?;
-                if drop_seq == self.drop_seq.load(Ordering::SeqCst) {
+            let change_seq = self.change_seq.load(Ordering::SeqCst);
+            if change_seq.is_multiple_of(2) {
+                let value = read(change_seq)?;
+                if change_seq == self.change_seq.load(Ordering::SeqCst) {
                     return Ok(value);
                 }
             }
-            std::thread::sleep(DROP_PAUSE);
+            std::thread::sleep(CHANGE_PAUSE);
         }
     }
 
-    /// Runs `drop`, which drops hours, so that [`Visibility::between_drops`] notices.
-    pub(super) fn during_drop<T>(&self, drop: impl FnOnce() -> T) -> T {
-        self.drop_seq.fetch_add(1, Ordering::SeqCst);
+    /// Runs `change`, which drops hours or changes spans, so that [`Visibility::between_changes`] notices.
+    pub(super) fn during_change<T>(&self, change: impl FnOnce() -> T) -> T {
+        self.change_seq.fetch_add(1, Ordering::SeqCst);
         // Also after a panic: otherwise, all readers would wait for ever.
-        let _ended = DropGuard(&self.drop_seq);
-        drop()
+        let _ended = ChangeGuard(&self.change_seq);
+        change()
     }
 
-    /// Identifies the store's content by its last position and the number of hour drops. Every change to the content
+    /// Identifies the store's content by its last position and the number of changes to hours and spans. Every change to the content
     /// changes one of them.
-    pub(super) fn tag(&self, last: Position, drop_seq: u64) -> u64 {
-        self.tag_hasher.hash_one((last, drop_seq))
+    pub(super) fn tag(&self, last: Position, change_seq: u64) -> u64 {
+        self.tag_hasher.hash_one((last, change_seq))
     }
 }
 
@@ -194,11 +195,11 @@ mod tests {
     #[test]
     fn a_drop_that_panics_does_not_hold_up_readers() {
         let visibility = Visibility::new();
-        let drop = || visibility.during_drop(|| panic!("on purpose"));
+        let drop = || visibility.during_change(|| panic!("on purpose"));
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(drop));
         assert!(panicked.is_err());
-        assert_eq!(visibility.drop_seq.load(Ordering::SeqCst), 2);
-        assert_eq!(visibility.between_drops(Ok).unwrap(), 2);
+        assert_eq!(visibility.change_seq.load(Ordering::SeqCst), 2);
+        assert_eq!(visibility.between_changes(Ok).unwrap(), 2);
     }
 
     /// Between the ingest of a drop and its end, the disk and the counters beside the tallies disagree.

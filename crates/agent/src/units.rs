@@ -133,9 +133,9 @@ pub fn hour(text: &str) -> Result<u32, String> {
 /// An hour, or a time within or between hours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HourBound {
-    /// The hour that has it.
+    /// The hour that contains the time.
     first: u32,
-    /// It is not the start of that hour.
+    /// Whether the time is after the start of that hour.
     is_within: bool,
 }
 

@@ -1,4 +1,4 @@
-// Traffic between applications: the largest pairs as bands, and as a table.
+// Traffic between applications: the largest pairs as bands, as a matrix, and as a table.
 
 import * as bands from './bands.js';
 import * as dom from './dom.js';

@@ -118,7 +118,7 @@ function before() {
 }
 
 /**
- * The query of one list: `field` is what it lists, and `other` the opposite side. If the page is about an application,
+ * The query of one list, of which `other` is the opposite side. If the page is about an application,
  * the sources are those that send to it, and the destinations those that it sends to.
  */
 function talkersQuery(other) {

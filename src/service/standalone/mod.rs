@@ -88,7 +88,11 @@ impl Service for Standalone {
     fn delete_hours(&self, hours: HourRange) -> Result<Option<Totals>, ServiceError> {
         let deleted = self.store.delete_hours(hours);
         deleted.map_err(|error| match error {
-            StoreError::TooCoarse { .. } => ServiceError::TooCoarse(error.to_string()),
+            StoreError::TooCoarse { tier, finer_from } => ServiceError::TooCoarse(format!(
+                "hours before {finer_from} are kept only in sums of {0}; delete whole ones: from and to must be multiples of \
+                 {0}",
+                tier.hours()
+            )),
             error => ServiceError::NotDeleted(Arc::new(error)),
         })
     }

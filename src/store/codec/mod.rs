@@ -24,9 +24,9 @@ pub use settlement::{
     encode_numbered_hours,
 };
 pub use span::{
-    FINEST_ROWS_KEY, SPAN_BYTES, behind_rows_of_spans, decode_finest_rows, decode_span_record_key,
+    FINEST_ROWS_KEY, SPAN_PREFIX_BYTES, decode_finest_rows, decode_span_record_key,
     encode_finest_rows, is_record_of_spans, span_bounds, span_prefix, span_record_bounds,
-    span_record_key, split_span,
+    span_record_key, span_rows_end, split_span,
 };
 
 /// Version of everything in this file, stored in the identity file of a data directory.

@@ -11,7 +11,7 @@ use crate::store::tiers::{FinestRows, Span, Tier};
 use flow::Hour;
 
 /// Bytes of a span row's key before its suffix.
-pub const SPAN_BYTES: usize = HOUR_BYTES + 1 + 4;
+pub const SPAN_PREFIX_BYTES: usize = HOUR_BYTES + 1 + 4;
 
 /// Start of the records' keys.
 const RECORD_PREFIX: [u8; HOUR_BYTES + 1] = [0xFF, 0xFF, 0xFF, 0xFF, b't'];
@@ -27,8 +27,8 @@ fn letter(tier: Tier) -> u8 {
 }
 
 /// The start of the keys of a span's rows.
-pub fn span_prefix(span: Span) -> [u8; SPAN_BYTES] {
-    let mut prefix = [0; SPAN_BYTES];
+pub fn span_prefix(span: Span) -> [u8; SPAN_PREFIX_BYTES] {
+    let mut prefix = [0; SPAN_PREFIX_BYTES];
     prefix[..HOUR_BYTES].copy_from_slice(&META_PREFIX);
     prefix[HOUR_BYTES] = letter(span.tier);
     prefix[HOUR_BYTES + 1..].copy_from_slice(&span.number.to_be_bytes());
@@ -39,7 +39,9 @@ pub fn span_prefix(span: Span) -> [u8; SPAN_BYTES] {
 #[inline]
 pub fn split_span(key: &[u8]) -> Result<(u32, &[u8]), Corrupt> {
     let corrupt = Corrupt("the key of a span's row is too short");
-    let (prefix, suffix) = key.split_first_chunk::<SPAN_BYTES>().ok_or(corrupt)?;
+    let (prefix, suffix) = key
+        .split_first_chunk::<SPAN_PREFIX_BYTES>()
+        .ok_or(corrupt)?;
     let [.., a, b, c, d] = *prefix;
     Ok((u32::from_be_bytes([a, b, c, d]), suffix))
 }
@@ -48,7 +50,7 @@ pub fn split_span(key: &[u8]) -> Result<(u32, &[u8]), Corrupt> {
 pub fn span_bounds(
     tier: Tier,
     numbers: std::ops::Range<u32>,
-) -> ([u8; SPAN_BYTES], [u8; SPAN_BYTES]) {
+) -> ([u8; SPAN_PREFIX_BYTES], [u8; SPAN_PREFIX_BYTES]) {
     // No span has the number `u32::MAX`.
     let prefix = |number| span_prefix(Span { tier, number });
     (prefix(numbers.start), prefix(numbers.end))
@@ -109,7 +111,7 @@ pub fn decode_finest_rows(value: &[u8]) -> Result<FinestRows, Corrupt> {
 }
 
 /// The key behind all rows of spans of a tier, if `key` is one of these.
-pub fn behind_rows_of_spans(key: &[u8]) -> Option<[u8; SPAN_BYTES]> {
+pub fn span_rows_end(key: &[u8]) -> Option<[u8; SPAN_PREFIX_BYTES]> {
     let behind = |tier: Tier| {
         let (first, behind) = span_bounds(tier, 0..tier.last_number() + 1);
         (first.as_slice() <= key && key < behind.as_slice()).then_some(behind)

@@ -21,7 +21,7 @@ use super::run::SortedRun;
 use super::selection::Selection;
 use super::tally::Tally;
 use super::tiers::{KeyLayout, Segment, Summed, cover};
-use super::view::{OnDisk, View, ViewOf};
+use super::view::{OnDisk, View, ViewSpec};
 use super::view_budget::ViewGrant;
 use super::{Inner, arena};
 use copies::{HOUR_COPY_BYTES, HourCopy, SharedEntries, cut_copies};
@@ -73,7 +73,7 @@ const RUNS_BIT: usize = 4;
 
 impl Scan {
     pub(super) fn open(inner: &Arc<Inner>, selection: Selection) -> Result<Scan, StoreError> {
-        let mut of = ScanOf {
+        let mut of = ScanSpec {
             selection,
             cuts: Vec::new(),
         };
@@ -92,7 +92,7 @@ impl Scan {
         let hours = inner.retention.cutoffs().clipped(selection.hour_range());
         let summed = inner.summed()?;
         let is_by_hour = || Ok::<_, StoreError>(inner.finest_rows()?.validate(hours, None).is_ok());
-        if selection.largest_span().is_some() && !summed.has_some_of(hours) && is_by_hour()? {
+        if selection.largest_span().is_some() && !summed.any_overlapping(hours) && is_by_hour()? {
             // Then it can be cut anywhere.
             selection = selection.without_spans();
         }
@@ -105,7 +105,7 @@ impl Scan {
             let (lower, upper) = selection.key_bounds(Hour::FIRST);
             inner.cuts(&lower, &upper, parts)?
         };
-        let mut of = ScanOf { selection, cuts };
+        let mut of = ScanSpec { selection, cuts };
         let view = match View::open(inner, &mut of) {
             // It has just become so.
             Err(StoreError::TooCoarse { .. }) if with_spans != of.selection => {
@@ -113,7 +113,7 @@ impl Scan {
             }
             view => view?,
         };
-        let on_disk: Vec<OnDisk> = [view.disk].into_iter().chain(view.behind_cuts).collect();
+        let on_disk: Vec<OnDisk> = [view.disk].into_iter().chain(view.after_cuts).collect();
         let copies = cut_copies(view.copies.into_iter().flatten(), &of.cuts)?;
         let mut grant = view.grant;
         let scans = on_disk.into_iter().zip(copies).map(|(on_disk, copies)| {
@@ -282,12 +282,12 @@ fn merge_row<'a>(
 }
 
 /// Copies the unflushed rows that match.
-struct ScanOf {
+struct ScanSpec {
     selection: Selection,
     cuts: Vec<Vec<u8>>,
 }
 
-impl ViewOf for ScanOf {
+impl ViewSpec for ScanSpec {
     type Copy = Vec<HourCopy>;
 
     fn copy_bytes(&self, tally: &Tally, cutoff: Hour) -> usize {

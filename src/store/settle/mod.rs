@@ -21,7 +21,7 @@ use rocksdb::{ColumnFamily, DB};
 use super::codec;
 use super::error::{StoreError, with_context};
 use super::families::iterate;
-use super::tiers::{MergedParts, Span, Tier};
+use super::tiers::{Span, SpanMerge, Tier};
 use super::{Inner, Step, StoreOptions};
 use flow::{Hour, HourRange};
 use recent::{RecentHours, RememberHours};
@@ -37,12 +37,11 @@ const HOURS_MIN: usize = 64;
 /// ...and takes no further hour once it has this many bytes or hours.
 const BYTES_ENOUGH: u64 = 64 << 20;
 const HOURS_MAX: usize = 4096;
-/// Late rows of a settled hour are settled when they are this fraction of it...
+/// Late rows of a settled hour are settled when they are one eighth of it or more (this is the denominator), or when
+/// those of all hours are [`BYTES_ENOUGH`].
 const LATE_FRACTION: u64 = 8;
 /// Hours of summed spans in one settlement: each has an iterator of its own while they are added to their spans.
 const IN_SPANS_MAX: usize = 32;
-/// ...or when those of all hours have this many bytes.
-const LATE_BYTES_MAX: u64 = 64 << 20;
 /// Rows between two looks at whether the store is closing.
 const ROWS_PER_CHECK: u32 = 4096;
 
@@ -65,7 +64,7 @@ struct State {
 
 /// Hours to settle next.
 #[derive(Debug, Default)]
-struct Batch {
+struct SettlementPlan {
     ranges: Vec<HourRange>,
     hours: usize,
     /// Hours whose rows are added to spans, too.
@@ -73,11 +72,11 @@ struct Batch {
     bytes: u64,
 }
 
-impl Batch {
+impl SettlementPlan {
     /// The first hours of it, at most so many.
-    fn first_hours(self, hours_max: usize) -> Batch {
+    fn first_hours(self, hours_max: usize) -> SettlementPlan {
         let bytes_per_hour = self.bytes / self.hours.max(1) as u64;
-        let mut first = Batch::default();
+        let mut first = SettlementPlan::default();
         let hours = self.ranges.iter().flat_map(|range| range.hours());
         for hour in hours.take(hours_max) {
             first.push(hour, bytes_per_hour, true);
@@ -100,9 +99,9 @@ impl Batch {
     }
 }
 
-/// Which hours to settle, and which spans to sum.
+/// SettleScope hours to settle, and which spans to sum.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum SettleScope {
     /// Those that are cold, once that is worth it.
     Cold,
     All,
@@ -182,8 +181,8 @@ impl Inner {
         let mut is_work = false;
         while self.settler.wait(pause, is_work, cold_after) {
             let mut work = || {
-                Ok(self.settle_hours(Which::Cold, &mut damaged)?
-                    || self.sum_next_spans(Which::Cold, &mut damaged_spans)?
+                Ok(self.settle_hours(SettleScope::Cold, &mut damaged)?
+                    || self.sum_next_spans(SettleScope::Cold, &mut damaged_spans)?
                     || self.thin()?)
             };
             (pause, is_work) = match work() {
@@ -191,7 +190,7 @@ impl Inner {
                 Ok(false) => (interval, false),
                 Err(error) => {
                     let error: StoreError = error;
-                    tracing::warn!(%error, "cold hours not settled; the service retries");
+                    tracing::warn!(%error, "hours not settled, summed or thinned; the service retries");
                     (RETRY_PAUSE, true)
                 }
             };
@@ -201,21 +200,26 @@ impl Inner {
     /// Settles all hours, whether they are cold or not.
     pub(super) fn settle_all(&self) -> Result<(), StoreError> {
         let mut damaged = HashSet::new();
-        while self.settle_hours(Which::All, &mut damaged)? {}
+        while self.settle_hours(SettleScope::All, &mut damaged)? {}
         let mut damaged_spans = HashSet::new();
         let mut sum_spans = || {
-            while self.sum_next_spans(Which::All, &mut damaged_spans)? {}
+            while self.sum_next_spans(SettleScope::All, &mut damaged_spans)? {}
             self.thin().map(drop)
         };
         let summed = sum_spans();
+        summed?;
         match damaged.is_empty() && damaged_spans.is_empty() {
-            true => summed,
-            false => Err(StoreError::CompactionFailed),
+            true => Ok(()),
+            false => Err(StoreError::HoursUnreadable),
         }
     }
 
     /// Settles some hours. Returns whether there may be more.
-    fn settle_hours(&self, which: Which, damaged: &mut HashSet<Hour>) -> Result<bool, StoreError> {
+    fn settle_hours(
+        &self,
+        which: SettleScope,
+        damaged: &mut HashSet<Hour>,
+    ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.settler.lock_running();
         let last_drop = {
             // Rows that are settled already must not be settled again.
@@ -226,7 +230,7 @@ impl Inner {
         let batch = self.choose(which, damaged)?;
         let is_worth_it =
             batch.bytes >= BYTES_MIN || batch.hours >= HOURS_MIN || batch.in_spans >= IN_SPANS_MAX;
-        if batch.hours == 0 || !is_worth_it && which == Which::Cold {
+        if batch.hours == 0 || !is_worth_it && which == SettleScope::Cold {
             return Ok(false);
         }
         let start = Instant::now();
@@ -237,10 +241,10 @@ impl Inner {
         self.step(Step::SettleWritten);
         let _write_lock = self.flusher.lock_writes();
         self.finish_steps()?;
+        let has_dropped = self.families.last_drop() != last_drop;
         let recent = self.settler.recent.lock();
         let written = |range: &HourRange| range.hours().any(|hour| recent.contains(hour, start));
-        let is_outdated =
-            self.families.last_drop() != last_drop || batch.ranges.iter().any(written);
+        let is_outdated = has_dropped || batch.ranges.iter().any(written);
         drop(recent);
         if is_outdated {
             return Ok(true);
@@ -262,10 +266,14 @@ impl Inner {
     }
 
     /// The next hours in `flows` to settle, in ascending order.
-    fn choose(&self, which: Which, damaged: &HashSet<Hour>) -> Result<Batch, StoreError> {
+    fn choose(
+        &self,
+        which: SettleScope,
+        damaged: &HashSet<Hour>,
+    ) -> Result<SettlementPlan, StoreError> {
         const DOING: &str = "looking for cold hours";
         let Some(settled) = self.settled() else {
-            return Ok(Batch::default());
+            return Ok(SettlementPlan::default());
         };
         let flows = self.flows()?;
         let newest = self.tallies()?.newest();
@@ -276,11 +284,11 @@ impl Inner {
                 let is_recent = |since| self.settler.recent.lock().contains(hour, since);
                 newest.is_some_and(|newest| hour < newest) && !since.is_some_and(is_recent)
             };
-            !damaged.contains(&hour) && (which == Which::All || is_cold())
+            !damaged.contains(&hour) && (which == SettleScope::All || is_cold())
         };
         // The disk has room for a second copy.
         let bytes_max = self.health.room() / 2;
-        let (mut batch, mut late) = (Batch::default(), Batch::default());
+        let (mut batch, mut late) = (SettlementPlan::default(), SettlementPlan::default());
         let mut rows = iterate(&self.db, flows, &[], &codec::META_PREFIX);
         while let Some(key) = rows.key() {
             let (hour, _) = codec::split_hour(key)?;
@@ -288,8 +296,8 @@ impl Inner {
             if is_due(hour) {
                 let bytes = self.bytes_in(flows, &lower, &upper);
                 if bytes > bytes_max.saturating_sub(batch.bytes.max(late.bytes)) {
-                    if which == Which::All && batch.hours == 0 {
-                        return Err(StoreError::CompactionFailed);
+                    if which == SettleScope::All && batch.hours == 0 {
+                        return Err(StoreError::NoRoomToSettle { bytes: 2 * bytes });
                     }
                     tracing::debug!(hour = hour.get(), bytes, "no disk space to settle");
                     rows.seek(upper);
@@ -301,20 +309,19 @@ impl Inner {
                 let is_in_spans = is_thinned || Tier::ALL.into_iter().any(is_in_span);
                 let is_late =
                     is_thinned || self.bytes_in(settled, &lower, &upper) > LATE_FRACTION * bytes;
-                match is_late && which == Which::Cold {
+                match is_late && which == SettleScope::Cold {
                     true => late.push(hour, bytes, is_in_spans),
                     false if is_in_spans && batch.in_spans == IN_SPANS_MAX => {}
                     false => batch.push(hour, bytes, is_in_spans),
                 }
-                if batch.is_full() || late.is_full() || late.bytes >= LATE_BYTES_MAX {
+                if batch.is_full() || late.is_full() {
                     break;
                 }
             }
             rows.seek(upper);
         }
         rows.status().map_err(with_context(DOING))?;
-        let has_late = late.is_full() || late.bytes >= LATE_BYTES_MAX;
-        Ok(match has_late {
+        Ok(match late.is_full() {
             true if late.in_spans > IN_SPANS_MAX => late.first_hours(IN_SPANS_MAX),
             true => late,
             false => batch,
@@ -401,7 +408,7 @@ impl Inner {
                 tracing::error!(%span, %error, "late rows of a span cannot be read; run verify");
                 Ok(Some(span))
             };
-            let mut merged = match MergedParts::new(parts.collect()) {
+            let mut merged = match SpanMerge::new(parts.collect()) {
                 Ok(merged) => merged,
                 Err(error) => return unreadable(error),
             };

@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::merge::MergedParts;
+use super::merge::SpanMerge;
 use super::{KeyLayout, Span, Tier};
-use crate::store::codec::{self, SPAN_BYTES};
+use crate::store::codec::{self, SPAN_PREFIX_BYTES};
 use crate::store::error::{StoreError, with_context};
 use crate::store::families::iterate;
-use crate::store::settle::{StagedRows, Which, has_rows};
+use crate::store::settle::{SettleScope, StagedRows, has_rows};
 use crate::store::{Inner, Step};
 use flow::{Hour, HourRange};
 
@@ -32,7 +32,7 @@ impl Inner {
     /// read.
     pub(in crate::store) fn sum_next_spans(
         &self,
-        which: Which,
+        which: SettleScope,
         damaged: &mut HashSet<Span>,
     ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.settler.lock_running();
@@ -63,7 +63,7 @@ impl Inner {
             match self.sum(span, &mut staged) {
                 Ok(()) => summed.push(span),
                 Err(NotSummed::Damaged(error)) => {
-                    tracing::error!(%span, %error, "the sums of a span cannot be made; run verify");
+                    tracing::error!(%span, %error, "span not summed: its rows cannot be read; run flowtally verify");
                     damaged.insert(span);
                     return Ok(true);
                 }
@@ -106,7 +106,7 @@ impl Inner {
         let mut key = codec::span_prefix(span).to_vec();
         let mut steps_until_check = ROWS_PER_CHECK;
         while let Some((suffix, counters)) = parts.next().map_err(NotSummed::Damaged)? {
-            key.truncate(SPAN_BYTES);
+            key.truncate(SPAN_PREFIX_BYTES);
             key.extend_from_slice(suffix);
             let written = staged.write(&key, &codec::encode_counters(counters), true);
             written.map_err(NotSummed::Failed)?;
@@ -133,7 +133,7 @@ impl Inner {
     }
 
     /// The parts of a span, each with its rows in `settled`.
-    fn parts_of(&self, span: Span) -> Result<MergedParts<'_>, StoreError> {
+    fn parts_of(&self, span: Span) -> Result<SpanMerge<'_>, StoreError> {
         let settled = self.settled().ok_or(StoreError::Closed)?;
         let hours = span.hours();
         let part = |layout: KeyLayout, hours: HourRange| {
@@ -150,18 +150,18 @@ impl Inner {
             }
             Tier::ThirtyDays => {
                 let summed = self.summed()?;
-                let days = summed.that_have(Tier::Day, hours);
+                let days = summed.overlapping(Tier::Day, hours);
                 let day = KeyLayout::of(Tier::Day);
                 days.map(|span| part(day, span.hours())).collect()
             }
         };
-        MergedParts::new(parts)
+        SpanMerge::new(parts)
     }
 
     /// The first spans that are not summed yet and complete: days, or, if there are none, thirty days.
     fn next_complete_spans(
         &self,
-        which: Which,
+        which: SettleScope,
         damaged: &HashSet<Span>,
     ) -> Result<Vec<Span>, StoreError> {
         let mut complete = Vec::new();
@@ -203,7 +203,7 @@ impl Inner {
         }
         rows.status()
             .map_err(with_context("looking for complete spans"))?;
-        for day in summed.that_have(Tier::Day, HourRange::ALL) {
+        for day in summed.overlapping(Tier::Day, HourRange::ALL) {
             let thirty_days = Tier::ThirtyDays.span_of(day.first_hour());
             let is_open = !summed.contains(thirty_days) && !incomplete.contains(&thirty_days);
             let is_listed = complete.last() == Some(&thirty_days);
@@ -217,16 +217,21 @@ impl Inner {
         Ok(complete)
     }
 
-    /// Whether a later hour has flows, none has come for an hour of `span` for `StoreOptions::cold_after` (unless this is
-    /// for all spans), and all rows in `flows` are late ones of settled hours.
-    fn is_complete(&self, span: Span, newest: Hour, which: Which) -> Result<bool, StoreError> {
+    /// Whether `span` can be summed: a later hour has flows; with [`SettleScope::Cold`], no hour of it was written within
+    /// `StoreOptions::cold_after`; and `flows` has only late rows of it.
+    fn is_complete(
+        &self,
+        span: Span,
+        newest: Hour,
+        which: SettleScope,
+    ) -> Result<bool, StoreError> {
         let hours = span.hours();
-        // Some of its hours are too old. It was summed before, if it is kept longer than its parts.
+        // It contains hours before the cutoff, so its sums would be incomplete.
         if hours.start() < self.retention.cutoff().get() {
             return Ok(false);
         }
         let is_recent = || self.settler.is_recent(hours, self.options.cold_after);
-        if hours.end() > newest.get() || which == Which::Cold && is_recent() {
+        if hours.end() > newest.get() || which == SettleScope::Cold && is_recent() {
             return Ok(false);
         }
         if self

@@ -1,7 +1,7 @@
 //! Keys of rows of hours and of spans, by the same methods.
 
 use super::Tier;
-use crate::store::codec::{self, Corrupt, HOUR_BYTES, SPAN_BYTES};
+use crate::store::codec::{self, Corrupt, HOUR_BYTES, SPAN_PREFIX_BYTES};
 use flow::{Hour, HourRange};
 
 /// How keys of rows are laid out. A span is called by its first hour.
@@ -84,7 +84,7 @@ impl KeyLayout {
     pub(in crate::store) fn prefix_bytes(self) -> usize {
         match self.tier {
             None => HOUR_BYTES,
-            Some(_) => SPAN_BYTES,
+            Some(_) => SPAN_PREFIX_BYTES,
         }
     }
 }

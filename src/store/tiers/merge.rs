@@ -7,7 +7,7 @@ use crate::store::error::{StoreError, with_context};
 use flow::Counters;
 
 /// The rows of one part of a span: an hour, or a shorter span.
-struct Part<'a> {
+struct MergeInput<'a> {
     rows: DBRawIteratorWithThreadMode<'a, DB>,
     /// Bytes of a key before its suffix.
     prefix_bytes: usize,
@@ -16,7 +16,7 @@ struct Part<'a> {
     counters: Counters,
 }
 
-impl Part<'_> {
+impl MergeInput<'_> {
     /// Copies the current row. Returns whether there is one.
     fn load(&mut self) -> Result<bool, StoreError> {
         let Some((key, value)) = self.rows.item() else {
@@ -32,9 +32,9 @@ impl Part<'_> {
     }
 }
 
-/// The parts of a span, merged. There are at most 30.
-pub(in crate::store) struct MergedParts<'a> {
-    parts: Vec<Part<'a>>,
+/// The parts of a span, merged. There are at most 720: one for each hour of thirty days.
+pub(in crate::store) struct SpanMerge<'a> {
+    parts: Vec<MergeInput<'a>>,
     /// The indices of the parts that have a row, in the order of their suffixes.
     order: Vec<usize>,
     /// The parts of the row that was returned last.
@@ -42,19 +42,19 @@ pub(in crate::store) struct MergedParts<'a> {
     suffix: Vec<u8>,
 }
 
-impl<'a> MergedParts<'a> {
+impl<'a> SpanMerge<'a> {
     /// Each part has the iterator of its rows, at the first of them, and the number of bytes of a key before its suffix.
     pub(in crate::store) fn new(
         parts: Vec<(DBRawIteratorWithThreadMode<'a, DB>, usize)>,
-    ) -> Result<MergedParts<'a>, StoreError> {
+    ) -> Result<SpanMerge<'a>, StoreError> {
         let count = parts.len();
-        let part = |(rows, prefix_bytes)| Part {
+        let part = |(rows, prefix_bytes)| MergeInput {
             rows,
             prefix_bytes,
             suffix: Vec::new(),
             counters: Counters::default(),
         };
-        let mut merged = MergedParts {
+        let mut merged = SpanMerge {
             parts: parts.into_iter().map(part).collect(),
             order: Vec::with_capacity(count),
             returned: Vec::with_capacity(count),

@@ -17,7 +17,7 @@ mod verify;
 
 pub use finest::FinestRows;
 pub(super) use layout::KeyLayout;
-pub(super) use merge::MergedParts;
+pub(super) use merge::SpanMerge;
 pub(super) use plan::{Layer, Segment, cover, layers};
 pub(super) use summed::Summed;
 pub(super) use verify::compare_span;

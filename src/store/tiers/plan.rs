@@ -85,7 +85,7 @@ impl Cover<'_> {
         let Some((tier, smaller)) = tiers.split_last() else {
             return self.push(KeyLayout::HOURS, hours);
         };
-        let spans: Vec<Span> = self.summed.that_have(*tier, hours).collect();
+        let spans: Vec<Span> = self.summed.overlapping(*tier, hours).collect();
         let mut start = hours.start();
         for span in spans {
             let of_span = span.hours();

@@ -55,7 +55,7 @@ impl Summed {
     }
 
     /// Removes the spans that have some of these hours.
-    pub(in crate::store) fn remove_those_of(&mut self, hours: &[HourRange]) {
+    pub(in crate::store) fn remove_overlapping(&mut self, hours: &[HourRange]) {
         for span in self.of_hours(hours) {
             self.spans.remove(&span);
         }
@@ -66,7 +66,7 @@ impl Summed {
     }
 
     /// The summed spans of `tier` that have some of these hours.
-    pub(in crate::store) fn that_have(
+    pub(in crate::store) fn overlapping(
         &self,
         tier: Tier,
         hours: HourRange,
@@ -84,15 +84,15 @@ impl Summed {
     }
 
     /// Whether a summed span has some of these hours.
-    pub(in crate::store) fn has_some_of(&self, hours: HourRange) -> bool {
+    pub(in crate::store) fn any_overlapping(&self, hours: HourRange) -> bool {
         let mut tiers = Tier::ALL.into_iter();
-        tiers.any(|tier| self.that_have(tier, hours).next().is_some())
+        tiers.any(|tier| self.overlapping(tier, hours).next().is_some())
     }
 
     /// The summed spans that have some of these hours, ascending.
     pub(in crate::store) fn of_hours(&self, hours: &[HourRange]) -> BTreeSet<Span> {
         let of_tier = |tier| {
-            let of_range = move |range: &HourRange| self.that_have(tier, *range);
+            let of_range = move |range: &HourRange| self.overlapping(tier, *range);
             hours.iter().flat_map(of_range)
         };
         Tier::ALL.into_iter().flat_map(of_tier).collect()

@@ -8,7 +8,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::store::codec::{self, SPAN_BYTES};
+use crate::store::codec::{self, SPAN_PREFIX_BYTES};
 use crate::store::crash_copy::{self, CrashCopier};
 use crate::store::families::iterate;
 use crate::store::{Selection, Step, StepHook, Store, StoreOptions, verify};
@@ -53,7 +53,7 @@ fn check(store: &Store) -> Vec<Span> {
     let mut rows = 0;
     for span in &spans {
         let (lower, upper) = codec::span_bounds(span.tier, span.number..span.number + 1);
-        let of_span = sums(store, &lower, &upper, SPAN_BYTES);
+        let of_span = sums(store, &lower, &upper, SPAN_PREFIX_BYTES);
         let (lower, upper) = codec::range_bounds(span.hours());
         assert!(
             of_span == sums(store, &lower, &upper, codec::HOUR_BYTES),

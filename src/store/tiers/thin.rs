@@ -1,8 +1,8 @@
-//! Thinning: removes rows of hours from which only days are kept, and sums of days from which only thirty days are.
+//! Thinning removes the rows of hours that are kept only as days, and the sums of days that are kept only as thirty days.
 //!
-//! Rows are removed by whole spans, and only once those are summed. So a span can be summed again from its hours for as
-//! long as one of them is kept, and removing rows changes no answer but of queries that are refused since their hours
-//! are before the cutoff. The record of what is gone is stored in the same ingest.
+//! Rows are removed by whole spans, and only once those are summed, so a span can be summed again from its hours for as
+//! long as one of them is kept. It changes no response: a query that needs the removed rows is refused already, because
+//! they are before the cutoff. The record of what is gone is stored in the same ingest.
 //!
 //! Late rows of an hour whose rows are gone are in `flows`, like others, and a settlement adds them to the spans alone.
 
@@ -49,7 +49,7 @@ impl Inner {
         }
         let hours = HourRange::from(before.hours_from.get()..hours_from.get());
         let days = HourRange::from(before.days_from.get()..days_from.get());
-        let days: Vec<Span> = summed.that_have(Tier::Day, days).collect();
+        let days: Vec<Span> = summed.overlapping(Tier::Day, days).collect();
         let mut files = Vec::new();
         if !hours.is_empty() {
             files.push(self.staged(&self.settled_options, "thinned-hours", |file| {
@@ -80,18 +80,17 @@ impl Inner {
         tracing::info!(
             hours_from = finest.hours_from.get(),
             days_from = finest.days_from.get(),
-            "rows before these hours are kept only in days, or in thirty days"
+            "rows thinned"
         );
         Ok(true)
     }
 
-    /// The first hour from `from` on that is in a span of `tier` which is not summed although there are rows of its parts;
-    /// at most `due`, which is the start of such a span. Not before `from`.
+    /// The start of the first span of `tier`, at or after `from`, that is not summed but has rows; `due` if there is none.
     fn first_not_summed(&self, tier: Tier, from: Hour, due: Hour) -> Result<Hour, StoreError> {
         let summed = self.summed()?;
         let parts = HourRange::from(from.get()..due.max(from).get());
         if let Tier::ThirtyDays = tier {
-            let mut days = summed.that_have(Tier::Day, parts);
+            let mut days = summed.overlapping(Tier::Day, parts);
             let not_summed = days.find_map(|day| {
                 let thirty_days = tier.span_of(day.first_hour());
                 (!summed.contains(thirty_days)).then(|| thirty_days.first_hour())

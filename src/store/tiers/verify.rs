@@ -2,7 +2,7 @@
 
 use rocksdb::{ColumnFamily, DB};
 
-use super::{KeyLayout, MergedParts, Span, Summed, Tier, cover};
+use super::{KeyLayout, Span, SpanMerge, Summed, Tier, cover};
 use crate::store::codec::FlowKey;
 use crate::store::error::StoreError;
 use crate::store::families::iterate;
@@ -29,10 +29,10 @@ pub(in crate::store) fn compare_span(
             (rows, segment.layout.prefix_bytes())
         })
     });
-    let mut of_hours = MergedParts::new(units.collect())?;
+    let mut of_hours = SpanMerge::new(units.collect())?;
     let layout = KeyLayout::of(span.tier);
     let (lower, upper) = layout.bounds(span.hours());
-    let mut of_span = MergedParts::new(vec![(
+    let mut of_span = SpanMerge::new(vec![(
         iterate(db, settled, &lower, &upper),
         layout.prefix_bytes(),
     )])?;

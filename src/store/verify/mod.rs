@@ -193,7 +193,7 @@ impl Verified {
         }
     }
 
-    /// Compares the rows of a span, the only ones of most of its hours, with the ledger's entries of these.
+    /// Compares a thinned span, and late rows of its hours, with the ledger entries of its hours.
     fn thinned_span(&mut self, db: &DB, mut of: ThinnedSpan) {
         self.spans += 1;
         let span = of.span;
@@ -244,7 +244,7 @@ impl Verified {
                 continue;
             }
             if is_thinned {
-                // Unless it was compared with the ledger: that has none of its hours.
+                // `hours` did not see it, since the ledger has none of its hours.
                 if !self.thinned.contains(&span) {
                     self.thinned_span(db, ThinnedSpan::new(span));
                 }
@@ -327,7 +327,7 @@ impl Verified {
                 let mut keys = iterate(db, family, lower, upper);
                 while let Some(key) = keys.key() {
                     // Rows and records of spans are verified elsewhere.
-                    if let Some(behind) = codec::behind_rows_of_spans(key) {
+                    if let Some(behind) = codec::span_rows_end(key) {
                         keys.seek(behind);
                         continue;
                     }

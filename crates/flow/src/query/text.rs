@@ -176,7 +176,7 @@ pub fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery
     if let Some(value) = compare {
         if group_by.is_none() || asked.columns.has(Field::Hour) {
             return Err(bad(
-                "compare adds up all hours of each span: give group_by without hour too, as in group_by=src_app",
+                "compare adds up all hours of each period: give group_by without hour too, as in group_by=src_app",
             ));
         }
         if asked.other {
