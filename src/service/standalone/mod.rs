@@ -89,7 +89,7 @@ impl Service for Standalone {
         let deleted = self.store.delete_hours(hours);
         deleted.map_err(|error| match error {
             StoreError::TooCoarse { tier, finer_from } => ServiceError::TooCoarse(format!(
-                "hours before {finer_from} are kept only in sums of {0}; delete whole ones: from and to must be multiples of \
+                "hours before {finer_from} are kept only in sums of {0} hours; delete whole ones: from and to must be multiples of \
                  {0}",
                 tier.hours()
             )),
