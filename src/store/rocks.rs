@@ -220,3 +220,40 @@ fn rows(cache: &Cache, cache_bytes: usize, saturated: Arc<AtomicU64>) -> Options
     options.set_block_based_table_factory(&table);
     options
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Selection, Store, StoreOptions};
+    use flow::{BatchBuilder, Counters, Hour};
+
+    /// Names of a KiB compress well, so a file of them has millions of rows, whose index is in memory while it is read.
+    #[test]
+    fn an_index_does_not_repeat_what_names_have_in_common() {
+        let dir = tempfile::tempdir().unwrap();
+        // Data is not cached, since the hour is much larger.
+        let options = StoreOptions {
+            block_cache_bytes: 512 << 10,
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        let mut batch = BatchBuilder::with_capacity(0);
+        let common = "x".repeat(984);
+        for n in 0..40_000 {
+            let name = format!("{common}{n:016}");
+            let names = [name.as_bytes(), b"d", b"v"];
+            batch.push(Hour::FIRST, names, Counters { tx: 1, rx: 2 });
+        }
+        store.commit(vec![batch.finish()]).unwrap();
+        store.flush().unwrap();
+        let mut rows = store.select(Selection::hour(Hour::FIRST)).unwrap();
+        assert!(rows.next().unwrap().is_some());
+        let db = &store.inner.db;
+        let flows = db.cf_handle(codec::FLOWS).unwrap();
+        let cached = db.property_int_value_cf(flows, "rocksdb.block-cache-usage");
+        let cached = cached.unwrap().unwrap();
+        // The index has more than 200 blocks of 16 KiB.
+        assert!((10_000..100_000).contains(&cached), "{cached}");
+        drop(rows);
+    }
+}
