@@ -395,9 +395,9 @@ impl Inner {
             return Ok(known.clone());
         }
         let read = Arc::new(Summed::read(&self.db)?);
-        *summed = Some(read.clone());
-        drop(summed);
+        // Under the lock: an older state must not replace a newer one.
         self.retention.note_thinned(read.finest);
+        *summed = Some(read.clone());
         Ok(read)
     }
 
