@@ -352,7 +352,7 @@ mod tests {
         serve: Serve,
     }
 
-    /// A tally that cannot hold a body would be exceeded by it, and the buffers that it leaves would be too large.
+    /// Otherwise, a body of few hours could exceed the share of a tally.
     #[test]
     fn a_tally_has_room_for_a_body() {
         for memory in (128..4096).chain([1_048_576]) {

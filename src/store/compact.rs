@@ -203,7 +203,7 @@ impl Inner {
             let (from, to) = codec::range_bounds(*hours);
             self.bytes_in(flows, &from, &to)
         };
-        unite(settled);
+        *settled = HourRange::disjoint(std::mem::take(settled));
         settled.retain(|hours| bytes_of(hours) > 0);
         settled.drain(..settled.len().saturating_sub(RANGES_MAX));
         let dead: u64 = settled.iter().map(bytes_of).sum();
@@ -287,18 +287,6 @@ impl Inner {
         let left = files()?.filter(|file| before.contains(&file.name));
         Ok(left.map(|file| file.level).collect())
     }
-}
-
-/// Makes ranges disjoint and ascending.
-fn unite(ranges: &mut Vec<HourRange>) {
-    ranges.sort_unstable_by_key(|range| range.start());
-    ranges.dedup_by(|next, range| {
-        let is_adjacent = next.start() <= range.end();
-        if is_adjacent {
-            *range = (range.start()..range.end().max(next.end())).into();
-        }
-        is_adjacent
-    });
 }
 
 /// Whether the runs of `flows`, with `all` bytes, should be merged because `dead` of them are settled.
@@ -444,11 +432,13 @@ mod tests {
     /// An hour may be settled several times before its runs are merged.
     #[test]
     fn settled_hours_count_once() {
-        let mut ranges = [5..7, 1..3, 6..9, 3..4, 20..21, 20..21]
+        let ranges = [5..7, 1..3, 6..9, 3..4, 4..4, 20..21, 20..21]
             .map(HourRange::from)
             .to_vec();
-        unite(&mut ranges);
-        assert_eq!(ranges, [1..4, 5..9, 20..21].map(HourRange::from));
+        assert_eq!(
+            HourRange::disjoint(ranges),
+            [1..4, 5..9, 20..21].map(HourRange::from)
+        );
     }
 
     /// Files with remains of dropped hours are rewritten, which the compactor has to notice.

@@ -111,8 +111,8 @@ pub struct Store {
     settler: Option<JoinHandle<()>>,
 }
 
-/// State shared by the flusher, the compactor, the settler and running scans. When the last of them ends, the database is closed
-/// and then the directory is unlocked: fields are dropped in this order.
+/// State shared by the flusher, the compactor, the settler and running scans. When the last of them ends, the database
+/// is closed, and then the directory is unlocked: fields are dropped in this order.
 struct Inner {
     db: DB,
     dir: DataDir,

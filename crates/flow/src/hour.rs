@@ -52,6 +52,20 @@ pub struct HourRange {
 }
 
 impl HourRange {
+    /// The same hours as `ranges`, in ascending order, without overlaps and empty ranges.
+    pub fn disjoint(mut ranges: Vec<HourRange>) -> Vec<HourRange> {
+        ranges.retain(|range| !range.is_empty());
+        ranges.sort_unstable_by_key(|range| range.start());
+        ranges.dedup_by(|next, range| {
+            let is_adjacent = next.start() <= range.end();
+            if is_adjacent {
+                *range = (range.start()..range.end().max(next.end())).into();
+            }
+            is_adjacent
+        });
+        ranges
+    }
+
     pub const ALL: HourRange = HourRange {
         start: 0,
         end: Hour::MAX + 1,

@@ -99,7 +99,7 @@ impl SettlementPlan {
     }
 }
 
-/// SettleScope hours to settle, and which spans to sum.
+/// Which hours to settle, and which spans to sum.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum SettleScope {
     /// Those that are cold, once that is worth it.
@@ -214,6 +214,14 @@ impl Inner {
         }
     }
 
+    /// Finishes what an earlier step has left, and returns the number of the last drop: if it is another one when rows
+    /// are ingested, those may be of dropped hours.
+    pub(super) fn finish_and_see_drops(&self) -> Result<u64, StoreError> {
+        let _write_lock = self.flusher.lock_writes();
+        self.finish_steps()?;
+        Ok(self.families.last_drop())
+    }
+
     /// Settles some hours. Returns whether there may be more.
     fn settle_hours(
         &self,
@@ -221,12 +229,8 @@ impl Inner {
         damaged: &mut HashSet<Hour>,
     ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.settler.lock_running();
-        let last_drop = {
-            // Rows that are settled already must not be settled again.
-            let _write_lock = self.flusher.lock_writes();
-            self.finish_steps()?;
-            self.families.last_drop()
-        };
+        // Rows that are settled already must not be settled again.
+        let last_drop = self.finish_and_see_drops()?;
         let batch = self.choose(which, damaged)?;
         let is_worth_it =
             batch.bytes >= BYTES_MIN || batch.hours >= HOURS_MIN || batch.in_spans >= IN_SPANS_MAX;

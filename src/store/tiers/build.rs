@@ -36,11 +36,7 @@ impl Inner {
         damaged: &mut HashSet<Span>,
     ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.settler.lock_running();
-        let last_drop = {
-            let _write_lock = self.flusher.lock_writes();
-            self.finish_steps()?;
-            self.families.last_drop()
-        };
+        let last_drop = self.finish_and_see_drops()?;
         let spans = self.next_complete_spans(which, damaged)?;
         let mut staged = StagedRows::new(self, "span");
         let mut summed: Vec<Span> = Vec::new();

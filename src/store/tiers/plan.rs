@@ -51,26 +51,10 @@ pub(in crate::store) fn layers(segments: &[Segment], hidden: &[HourRange]) -> Ve
         Some(Layer {
             layout,
             hours,
-            skipped: united(skipped),
+            skipped: HourRange::disjoint(skipped),
         })
     };
     layouts.into_iter().filter_map(of).collect()
-}
-
-/// The same hours in ascending and disjoint ranges.
-fn united(mut ranges: Vec<HourRange>) -> Vec<HourRange> {
-    ranges.retain(|range| !range.is_empty());
-    ranges.sort_unstable_by_key(|range| range.start());
-    let mut united: Vec<HourRange> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match united.last_mut() {
-            Some(last) if range.start() <= last.end() => {
-                *last = (last.start()..last.end().max(range.end())).into();
-            }
-            _ => united.push(range),
-        }
-    }
-    united
 }
 
 struct Cover<'a> {

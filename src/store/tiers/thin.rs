@@ -2,7 +2,7 @@
 //!
 //! Rows are removed by whole spans, and only once those are summed, so a span can be summed again from its hours for as
 //! long as one of them is kept. It changes no response: a query that needs the removed rows is refused already, because
-//! they are before the cutoff. The record of what is gone is stored in the same ingest.
+//! they are before the cutoff. The first hour and the first day whose rows remain are recorded in the same ingest.
 //!
 //! Late rows of an hour whose rows are gone are in `flows`, like others, and a settlement adds them to the spans alone.
 

@@ -178,7 +178,7 @@ fn days_stay_when_their_hours_go() {
     );
     drop(store);
     assert_eq!(verify(dir.path()).unwrap().faults_found, 0);
-    // Other periods: what is gone by hour stays, and is dropped as a whole.
+    // With other periods, hours that were thinned remain as days, and whole days are dropped.
     let store = open(RetentionPeriods::of_hours(Some(1000)));
     commit(&store, 3001);
     store.flush().unwrap();
@@ -348,7 +348,7 @@ fn sums_are_exact_whatever_is_kept() {
         let mut before_other_periods = None;
         match random.random_range(0..12) {
             0 => {
-                // What is too old is dropped, rather than visible again if more is kept.
+                // Drop the hours that are too old. Longer periods would make them visible again.
                 store.flush().unwrap();
                 store.inner.drop_old_hours().unwrap();
                 if copy.exists() {
