@@ -113,6 +113,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
             flush_interval: arguments.flush_interval,
             idempotency_window: arguments.idempotency_window,
             receipts_bytes_max: u64::from(arguments.idempotency_disk_max) << 20,
+            content_window: arguments.content_window,
             import_window: arguments.import_window,
             import_receipts_bytes_max: u64::from(arguments.import_disk_max) << 20,
             retention: arguments.hours.retention()?,

@@ -128,6 +128,17 @@ pub struct Serve {
     )]
     pub idempotency_disk_max: u32,
 
+    /// Seconds for which the service remembers the flows of a batch that was sent with ?dedup=content. Within this time,
+    /// the same flows count once.
+    #[arg(
+        long,
+        env = "FLOWTALLY_CONTENT_WINDOW",
+        value_name = "DURATION",
+        default_value = "60",
+        value_parser = seconds(1..=86_400)
+    )]
+    pub content_window: Duration,
+
     /// Days for which the service remembers which flows of sent or imported files it has counted, as a number or as in
     /// 30d. Within this time, a file counts once.
     #[arg(

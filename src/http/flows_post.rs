@@ -52,7 +52,7 @@ async fn receive_batch(
         .authorize(Permission::Write, headers, request.context)?;
     let service = api.opened()?;
     service.admit_batch()?;
-    let until_visible = parameters::parse_wait(request.query)?;
+    let parameters = parameters::parse_post(request.query)?;
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
     let key = idempotency_key(headers)?;
@@ -76,8 +76,10 @@ async fn receive_batch(
     }
     let batch = match key {
         Some(key) => batch.with_key(key).with_notes(notes),
+        None if parameters.by_content => batch.with_content_key(),
         None => batch,
     };
+    let until_visible = parameters.until_visible;
     Ok(service.commit(batch, permit, until_visible).await?)
 }
 
@@ -87,9 +89,14 @@ fn idempotency_key(header_map: &HeaderMap) -> Result<Option<IdempotencyKey>, Pro
         return Ok(None);
     };
     match IdempotencyKey::new(value.as_bytes()) {
-        Some(key) if values.next().is_none() => Ok(Some(key)),
+        Some(key) if values.next().is_none() && !is_reserved(&key) => Ok(Some(key)),
         _ => Err(Problem::BadIdempotencyKey),
     }
+}
+
+/// The service makes such keys itself.
+fn is_reserved(key: &IdempotencyKey) -> bool {
+    key.as_str().starts_with(IdempotencyKey::CONTENT_PREFIX)
 }
 
 /// The notes to store with the batch, which has `key`.

@@ -7,21 +7,37 @@ fn bad(what: impl Into<String>) -> BadQuery {
     BadQuery(what.into())
 }
 
-/// Reads `wait`, the only parameter of `POST /flows`: whether the response waits until the flows are visible.
-pub(super) fn parse_wait(query: &str) -> Result<bool, BadQuery> {
-    let mut wait = None;
+/// The parameters of `POST /flows`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct PostParameters {
+    /// `wait=visible`: the response waits until the flows are visible.
+    pub(super) until_visible: bool,
+    /// `dedup=content`: a batch with the same flows counts once.
+    pub(super) by_content: bool,
+}
+
+/// Reads the parameters of `POST /flows`.
+pub(super) fn parse_post(query: &str) -> Result<PostParameters, BadQuery> {
+    let (mut wait, mut dedup) = (None, None);
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        if name != "wait" {
-            return Err(bad(format!(
-                "{name:?} is not a parameter of POST /flows; wait is"
-            )));
+        let (parameter, known) = match &*name {
+            "wait" => (&mut wait, "visible"),
+            "dedup" => (&mut dedup, "content"),
+            _ => {
+                return Err(bad(format!(
+                    "{name:?} is not a parameter of POST /flows; wait and dedup are"
+                )));
+            }
+        };
+        if value != known {
+            return Err(bad(format!("{name} is {value:?}; it can be {known}")));
         }
-        if value != "visible" {
-            return Err(bad(format!("wait is {value:?}; it can be visible")));
-        }
-        text::set(&mut wait, &name, ())?;
+        text::set(parameter, &name, ())?;
     }
-    Ok(wait.is_some())
+    Ok(PostParameters {
+        until_visible: wait.is_some(),
+        by_content: dedup.is_some(),
+    })
 }
 
 /// The `Link` header for the next page: `query`, with `cursor` instead of its own.

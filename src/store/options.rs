@@ -83,6 +83,8 @@ pub struct StoreOptions {
     pub stall_max: Duration,
     /// How long a batch's idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// How long a batch is remembered by its content, for senders that ask for it.
+    pub content_window: Duration,
     /// How long the keys of imported files are remembered.
     pub import_window: Duration,
     /// The journal is external (Kafka), and time is read from it instead of the clock: a second read, however late,
@@ -120,6 +122,7 @@ impl Default for StoreOptions {
             cold_after: Duration::from_secs(60),
             stall_max: Duration::from_secs(10),
             idempotency_window: Duration::from_secs(24 * 3600),
+            content_window: Duration::from_secs(60),
             import_window: Duration::from_secs(90 * 24 * 3600),
             external_journal: false,
             receipts_bytes_max: 256 << 20,
@@ -144,6 +147,7 @@ impl StoreOptions {
     pub fn for_offline_command() -> StoreOptions {
         StoreOptions {
             idempotency_window: Duration::MAX,
+            content_window: Duration::MAX,
             import_window: Duration::MAX,
             receipts_bytes_max: u64::MAX,
             import_receipts_bytes_max: u64::MAX,

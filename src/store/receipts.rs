@@ -24,6 +24,10 @@ use flow::{IdempotencyKey, ReceiptInfo};
 
 /// Exclusive upper bound of the keys of imports.
 const IMPORTS_END: &[u8] = b"import`";
+/// Exclusive upper bound of the keys that are made of content.
+const CONTENTS_END: &[u8] = b"content`";
+/// Receipts of content may take this part of the bound of others, in addition: they are kept for a short time.
+const CONTENT_PART: u64 = 4;
 /// Exclusive upper bound of the keys of notes.
 const NOTES_END: &[u8] = b"\x01";
 
@@ -72,6 +76,7 @@ impl StoreOptions {
         match ReceiptKind::from_key(key) {
             ReceiptKind::Batch => self.idempotency_window,
             ReceiptKind::Import | ReceiptKind::Note => self.import_window,
+            ReceiptKind::Content => self.content_window,
         }
     }
 }
@@ -84,16 +89,25 @@ enum ReceiptKind {
     /// The receipt of a batch that belongs to an import.
     Import,
     Note,
+    /// The receipt of a batch whose key is made of its content.
+    Content,
 }
 
 impl ReceiptKind {
-    const ALL: [ReceiptKind; 3] = [ReceiptKind::Batch, ReceiptKind::Import, ReceiptKind::Note];
+    const ALL: [ReceiptKind; 4] = [
+        ReceiptKind::Batch,
+        ReceiptKind::Import,
+        ReceiptKind::Note,
+        ReceiptKind::Content,
+    ];
 
     fn from_key(stored_key: &[u8]) -> ReceiptKind {
         if stored_key.starts_with(codec::NOTE_PREFIX) {
             ReceiptKind::Note
         } else if stored_key.starts_with(IdempotencyKey::IMPORT_PREFIX.as_bytes()) {
             ReceiptKind::Import
+        } else if stored_key.starts_with(IdempotencyKey::CONTENT_PREFIX.as_bytes()) {
+            ReceiptKind::Content
         } else {
             ReceiptKind::Batch
         }
@@ -120,7 +134,7 @@ impl Inner {
 #[derive(Debug)]
 pub(super) struct ReceiptExpiry {
     /// In the order of [`ReceiptKind::ALL`].
-    classes: [ReceiptClass; 3],
+    classes: [ReceiptClass; ReceiptKind::ALL.len()],
     /// With an external journal, the current time by that journal in seconds since the epoch, up to the sums on disk.
     /// Entries after that may be read again and need earlier receipts.
     journal_s: Option<AtomicU64>,
@@ -170,6 +184,11 @@ impl ReceiptExpiry {
                 ),
                 of_import(imports_max - notes_max),
                 of_import(notes_max),
+                ReceiptClass::new(
+                    "--idempotency-disk-max",
+                    options.content_window,
+                    options.receipts_bytes_max / CONTENT_PART,
+                ),
             ],
             journal_s: options.external_journal.then(AtomicU64::default),
         }
@@ -245,8 +264,12 @@ impl Inner {
             IMPORTS_END,
         ));
         let notes = of_range(Range::new(codec::NOTE_PREFIX, NOTES_END));
-        let batches = all.unwrap_or(0).saturating_sub(imports + notes);
-        Ok([batches, imports, notes])
+        let contents = of_range(Range::new(
+            IdempotencyKey::CONTENT_PREFIX.as_bytes(),
+            CONTENTS_END,
+        ));
+        let batches = all.unwrap_or(0).saturating_sub(imports + notes + contents);
+        Ok([batches, imports, notes, contents])
     }
 
     /// Drops the oldest receipts of each class that exceeds its bound, until it takes about three quarters of it.
@@ -413,11 +436,44 @@ mod tests {
             assert_eq!(kept(&store, &[&key(number)]), [true], "{number}");
         }
         assert_eq!(kept(&store, &[&key(1000), &key(8999)]), [false, true]);
-        let [batches, imports, notes] = inner.receipts_bytes().unwrap();
+        let [batches, imports, notes, contents] = inner.receipts_bytes().unwrap();
         assert!(
             imports <= 100 << 10 && notes <= 300 << 10,
             "{batches} {imports} {notes}"
         );
+        assert_eq!(contents, 0);
+    }
+
+    /// Keys that are made of content are kept for a short time, and do not displace others.
+    #[test]
+    fn content_has_a_window_and_a_bound_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            receipts_bytes_max: 1200 << 10,
+            content_window: Duration::from_secs(100_000),
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        let content = |number: u64| {
+            IdempotencyKey::of_content(number.into())
+                .as_str()
+                .to_owned()
+        };
+        put(&store, &content(1), Duration::from_secs(110_000));
+        put(&store, "batch", Duration::from_secs(80_000));
+        for number in 2..5000 {
+            put(&store, &content(number), Duration::from_secs(5000 - number));
+        }
+        let [expired, old, new] = [1, 2, 4999].map(content);
+        let keys = [&*expired, &*old, "batch"];
+        assert_eq!(kept(&store, &keys), [false, true, true]);
+        let inner = &store.inner;
+        let family = receipts_family(&inner.db).unwrap();
+        inner.db.flush_cf(family).unwrap();
+        assert!(inner.receipts_exceed_bound().unwrap());
+        inner.drop_old_receipts().unwrap();
+        assert!(!inner.receipts_exceed_bound().unwrap());
+        assert_eq!(kept(&store, &[&*old, &*new, "batch"]), [false, true, true]);
     }
 
     #[test]

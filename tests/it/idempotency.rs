@@ -262,3 +262,39 @@ fn keys_beyond_the_bound_on_disk_are_forgotten_by_age() {
     assert!(new.iter().all(has_receipt));
     assert!(!old.iter().any(has_receipt));
 }
+
+/// Of shippers that cannot make keys: a batch that is sent again counts once, for a short time.
+#[test]
+fn equal_batches_count_once_where_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start_with(dir.path(), &["--content-window", "3600"]);
+    let send = |client: &Client, path: &str, flows: &[TestFlow]| {
+        client.post(path, &[JSON], &json_body(flows)).unwrap()
+    };
+    const BY_CONTENT: &str = "/flows?dedup=content";
+    assert_taken(&send(&daemon.client, BY_CONTENT, &flows(5)), false);
+    assert_taken(&send(&daemon.client, BY_CONTENT, &flows(5)), true);
+    assert_taken(&send(&daemon.client, BY_CONTENT, &flows(6)), false);
+    let ndjson = daemon
+        .client
+        .post(BY_CONTENT, &[NDJSON], &ndjson_body(&flows(6)));
+    assert_taken(&ndjson.unwrap(), true);
+    // By default, equal batches count each time. With a key, the key decides.
+    assert_taken(&send(&daemon.client, "/flows", &flows(5)), false);
+    let keyed = [JSON, ("idempotency-key", "k")];
+    let body = json_body(&flows(5));
+    assert_taken(
+        &daemon.client.post(BY_CONTENT, &keyed, &body).unwrap(),
+        false,
+    );
+    // Keys of this kind are the service's own.
+    let reserved = [JSON, ("idempotency-key", "content_1")];
+    let refused = daemon.client.post("/flows", &reserved, &body).unwrap();
+    assert_problem(&refused, 400, "bad-idempotency-key");
+    daemon.kill();
+    let daemon = Daemon::start_with(dir.path(), &["--content-window", "1"]);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_taken(&send(&daemon.client, BY_CONTENT, &flows(5)), false);
+    let wrong = send(&daemon.client, "/flows?dedup=key", &flows(5));
+    assert_problem(&wrong, 400, "bad-query");
+}

@@ -12,6 +12,15 @@ impl IdempotencyKey {
     /// Prefix of the keys of imported files, which are kept for longer than others.
     pub const IMPORT_PREFIX: &str = "import_";
 
+    /// Prefix of the keys that the service makes of a batch's flows, which are kept for a short time.
+    pub const CONTENT_PREFIX: &str = "content_";
+
+    /// The key of a batch whose sender cannot make keys. `fingerprint` is that of its flows.
+    pub fn of_content(fingerprint: u128) -> IdempotencyKey {
+        let prefix = IdempotencyKey::CONTENT_PREFIX;
+        IdempotencyKey(format!("{prefix}{fingerprint:032x}").into())
+    }
+
     /// `None` if `key` is empty, too long, or has a character that is not visible ASCII.
     pub fn new(key: &[u8]) -> Option<IdempotencyKey> {
         let text = std::str::from_utf8(key).ok()?;

@@ -175,8 +175,9 @@ impl Problem {
                 "bad-idempotency-key",
                 "The idempotency key is not valid",
                 format!(
-                    "Idempotency-Key is one header of 1 to {} visible ASCII characters",
-                    IdempotencyKey::CHARS_MAX
+                    "Idempotency-Key is one header of 1 to {} visible ASCII characters, which does not begin with {}",
+                    IdempotencyKey::CHARS_MAX,
+                    IdempotencyKey::CONTENT_PREFIX
                 ),
             ),
             Problem::BadNotes => Description::new(

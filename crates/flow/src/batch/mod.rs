@@ -60,6 +60,13 @@ impl Batch {
         self
     }
 
+    /// Sets a key that is made of the flows, so that equal batches count once. For senders that cannot make keys.
+    pub fn with_content_key(mut self) -> Batch {
+        let fingerprint = xxhash_rust::xxh3::xxh3_128(&self.bytes);
+        self.receipt = Some((IdempotencyKey::of_content(fingerprint), fingerprint));
+        self
+    }
+
     /// Sets the notes to store with the receipt of this batch, which has a key.
     pub fn with_notes(mut self, notes: Notes) -> Batch {
         self.notes = (!notes.is_empty()).then(|| Box::new(notes));
