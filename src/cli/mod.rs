@@ -24,6 +24,7 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
     match cli.command {
         Command::Serve(arguments) => serve::run(*arguments, settings),
         Command::Send(arguments) => agent::command::send::run(&arguments),
+        Command::Agent { command } => agent::command::run(&command),
         Command::Import(arguments) => import::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),

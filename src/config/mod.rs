@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use agent::arguments::{Credentials, Input, Retry, Send};
+use agent::arguments::{AgentCommand, Credentials, Input, Retry, Send};
 use agent::units::hour;
 
 /// Sums network flows per hour and application pair.
@@ -56,6 +56,14 @@ pub enum Command {
     /// flows count. Exit status: 0 when the service has everything, 1 with a line that explains what is missing.
     #[command(after_help = examples::SEND)]
     Send(Send),
+    /// Report connections and flows: the commands of flowtally-agent.
+    ///
+    /// watch reports the TCP connections of this host, listen receives NetFlow, IPFIX and sFlow, and send sends files and
+    /// pipes. Exit status: 0 when everything is sent, or after a signal; 1 with a line that explains why not.
+    Agent {
+        #[command(subcommand)]
+        command: AgentCommand,
+    },
     /// Import files of flows, into a stopped service's data directory or through a running service.
     ///
     /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file is recognised by its flows:

@@ -51,6 +51,7 @@ mod kafka_owners;
 mod kafka_topics;
 mod layering;
 mod lifecycle;
+mod listen;
 mod memory;
 #[cfg(feature = "kafka")]
 mod nodes;
@@ -82,4 +83,5 @@ mod top;
 mod torn;
 mod verify;
 mod wait;
+mod watch;
 mod world;

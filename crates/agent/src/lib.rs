@@ -4,6 +4,8 @@
 //! - [`inputs`] reads flows from files and pipes in all supported formats.
 //! - `delivery` sends flows in batches with idempotency keys, and spools batches that the service has not
 //!   accepted yet.
+//! - [`watch`] reports the connections of this host, [`listen`] what routers and switches export; `report` is what both
+//!   share.
 //! - [`client`] is the HTTP client of a running service, with proxy and TLS support.
 //! - [`command`] implements `send` and the code that other commands share with it; [`arguments`] and
 //!   [`units`] parse its command line.
@@ -15,6 +17,11 @@ pub mod inputs;
 mod delivery;
 
 pub mod client;
+
+mod report;
+
+pub mod listen;
+pub mod watch;
 
 pub mod arguments;
 pub mod command;

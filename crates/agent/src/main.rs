@@ -2,26 +2,17 @@
 
 use std::process::ExitCode;
 
-use agent::arguments::Send;
+use agent::arguments::AgentCommand;
 use agent::command;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
-/// Sends network flows to a flowtally service; each flow counts once.
+/// Sends network flows to a flowtally service: those of this host's connections, or of files and pipes. Each flow
+/// counts once.
 #[derive(Debug, Parser)]
 #[command(name = "flowtally-agent", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Send flows to a service; each flow counts once, no matter how many attempts it takes.
-    ///
-    /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, plain or compressed with gzip or zstd, from a
-    /// file or a pipe. Equivalent to flowtally send. Exit status: 0 if the service has every flow; otherwise
-    /// 1, and an error line explains what is missing.
-    Send(Box<Send>),
+    command: AgentCommand,
 }
 
 fn main() -> ExitCode {
@@ -29,9 +20,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => command::exit(&error),
     };
-    let Command::Send(arguments) = cli.command;
     let result =
-        command::signals::ignore_file_size_limit().and_then(|()| command::send::run(&arguments));
+        command::signals::ignore_file_size_limit().and_then(|()| command::run(&cli.command));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,10 +1,13 @@
 //! Parsers for sizes, durations, hours and addresses on the command line. A plain number keeps its original
 //! unit.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::builder::TypedValueParser;
+use flow::NAME_BYTES_MAX;
+use ipnet::IpNet;
 use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp};
@@ -52,6 +55,24 @@ fn size_mib(text: &str) -> Option<u32> {
     }
     let mib = (number.parse::<f64>().ok()? * bytes / MIB).floor();
     (mib <= f64::from(u32::MAX)).then_some(mib as u32)
+}
+
+/// A name of an application or VPC, as the service takes it.
+pub fn name(text: &str) -> Result<String, String> {
+    match text.len() <= NAME_BYTES_MAX {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "it has {} bytes; the limit is {NAME_BYTES_MAX}",
+            text.len()
+        )),
+    }
+}
+
+/// An address, or a range of addresses: `10.0.0.7`, `10.0.0.0/24`.
+pub fn address_range(text: &str) -> Result<IpNet, String> {
+    let range = text.parse::<IpNet>().ok();
+    let range = range.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    range.ok_or_else(|| "it must be an address, or a range such as 10.0.0.0/24".into())
 }
 
 /// A duration in seconds, or with units: `10`, `10s`, `1h30m`, `30d`.

@@ -12,7 +12,17 @@ pub mod send;
 pub mod signals;
 pub mod source;
 
+use crate::arguments::AgentCommand;
 pub use crate::delivery::shell_word;
 pub use output::{
     batches, eprint_line, exit, fail, print_result, stdout, stdout_result, write_stdout,
 };
+
+/// Runs a command of the agent. An error is text for the user.
+pub fn run(command: &AgentCommand) -> Result<(), String> {
+    match command {
+        AgentCommand::Send(arguments) => send::run(arguments),
+        AgentCommand::Watch(arguments) => crate::watch::run(arguments),
+        AgentCommand::Listen(arguments) => crate::listen::run(arguments),
+    }
+}

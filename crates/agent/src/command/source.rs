@@ -17,9 +17,9 @@ use super::eprint_line;
 use super::identity::{AlreadyCounted, Identity};
 use super::rejects::Rejects;
 use super::resumed::{self, Resumed};
-use crate::arguments::Input;
+use crate::arguments::{self, Input};
 use crate::delivery::Sender;
-use crate::inputs::{Apps, Chunk, HourLimit, InputError, Reader, Skipped};
+use crate::inputs::{Apps, Chunk, HourLimit, InputError, InputFormat, Reader, Skipped};
 
 /// Maximum number of decoded chunks in the channel.
 const QUEUE_CHUNKS_MAX: usize = 4;
@@ -176,7 +176,8 @@ impl FlowInput {
         apps: &Arc<Apps>,
         bar: &ProgressBar,
     ) -> Reader<impl Read + Send + use<>> {
-        let format = input.format.map(Into::into);
+        let of_fields = input.fields.as_ref().map(|_| InputFormat::VpcFlowLogs);
+        let format = input.format.map(Into::into).or(of_fields);
         let warn_bar = bar.clone();
         let bytes: Box<dyn Read + Send> = match self.stop {
             Some(stop) => stop.into_reader(self.input),
@@ -186,6 +187,7 @@ impl FlowInput {
         Reader::new(bar.wrap_read(bytes), format)
             .with_apps(apps.clone())
             .with_count(input.count.into())
+            .with_fields(input.fields.clone())
             .with_growing(input.growing)
             .with_line_delimited(self.has_ndjson_name)
             .with_warning(move |what| {
@@ -221,6 +223,13 @@ fn reject_directory(path: &Path, data: &Metadata) -> Result<(), String> {
 /// # Errors
 /// If the file cannot be read, is the file of `--rejects`, or is a pipe with `--growing`.
 pub fn validate_input(path: &Path, input: &Input) -> Result<Option<u64>, String> {
+    let is_flow_log = matches!(
+        input.format,
+        None | Some(arguments::InputFormat::VpcFlowLogs)
+    );
+    if input.fields.is_some() && !is_flow_log {
+        return Err("--fields is for --format vpc-flow-logs only".into());
+    }
     // With a source, the next run gets the same input from its beginning, and with it the line that was left.
     let is_read_once = |is_file: bool| !is_file && input.growing && input.source.is_none();
     if path.as_os_str() == "-" {

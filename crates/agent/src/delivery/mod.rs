@@ -18,6 +18,7 @@ mod receipts;
 mod reserved;
 mod spool;
 mod status;
+mod stored;
 mod worker;
 
 pub(crate) use keyed::{IfLate, KeyedBatch};
@@ -25,6 +26,7 @@ pub(crate) use options::{DeadLetters, SenderOptions};
 pub(crate) use outcome::{Rejected, Report, SendError};
 pub use reason::shell_word;
 pub(crate) use receipts::{FoundReceipt, Receipts};
+pub(crate) use spool::spool_holds;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fmt;

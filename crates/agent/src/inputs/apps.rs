@@ -1,7 +1,9 @@
 //! Maps addresses to applications.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -16,9 +18,10 @@ const HEADER: &str = "its first line must name the columns address and app";
 /// Length of the prefix ::ffff:0:0/96, which contains the IPv4-mapped addresses.
 const MAPPED_PREFIX: u8 = 96;
 
-/// Applications by address or range; the longest matching prefix wins.
+/// Applications by address and port, address, or range; the longest matching prefix wins.
 #[derive(Debug, Default)]
 pub struct Apps {
+    endpoints: HashMap<SocketAddr, App>,
     v4: PrefixMap<Ipv4Net, App>,
     v6: PrefixMap<Ipv6Net, App>,
 }
@@ -31,8 +34,8 @@ struct App {
 }
 
 impl Apps {
-    /// Reads CSV with a header and the columns `address` (as in `10.0.0.7`, `10.0.0.0/16`, `fd00::/8`) and
-    /// `app`. Other columns are ignored.
+    /// Reads CSV with a header and the columns `address` (as in `10.0.0.7`, `10.0.0.0/16`, `fd00::/8`,
+    /// `10.0.0.7:5432`, `[fd00::7]:5432`) and `app`. Other columns are ignored.
     ///
     /// # Errors
     /// The invalid line and the reason. An address with two different applications is an error too, so that
@@ -71,7 +74,10 @@ impl Apps {
     }
 
     fn insert(&mut self, address: &str, name: &str, line: u64) -> Result<(), String> {
-        let range = range(address)?;
+        let range = match address.parse::<SocketAddr>() {
+            Ok(endpoint) => Range::Endpoint(canonical(endpoint)),
+            Err(_) => Range::Net(range(address)?),
+        };
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(format!(
                 "app: the name has {} bytes; the limits are 1 and {NAME_BYTES_MAX}",
@@ -83,8 +89,9 @@ impl Apps {
             line,
         };
         let earlier = match range {
-            IpNet::V4(range) => self.v4.insert(range, app.clone()),
-            IpNet::V6(range) => self.v6.insert(range, app.clone()),
+            Range::Endpoint(endpoint) => self.endpoints.insert(endpoint, app.clone()),
+            Range::Net(IpNet::V4(range)) => self.v4.insert(range, app.clone()),
+            Range::Net(IpNet::V6(range)) => self.v6.insert(range, app.clone()),
         };
         match earlier {
             Some(earlier) if earlier.name != app.name => Err(format!(
@@ -92,6 +99,14 @@ impl Apps {
                 app.name, earlier.name, earlier.line
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// The application that listens there.
+    pub(crate) fn of_endpoint(&self, endpoint: SocketAddr) -> Option<&str> {
+        match self.endpoints.get(&canonical(endpoint)) {
+            Some(app) => Some(&app.name),
+            None => self.of(endpoint.ip()),
         }
     }
 
@@ -103,6 +118,25 @@ impl Apps {
         };
         Some(&app.name)
     }
+}
+
+/// What a line names.
+enum Range {
+    Endpoint(SocketAddr),
+    Net(IpNet),
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Range::Endpoint(endpoint) => endpoint.fmt(f),
+            Range::Net(net) => net.fmt(f),
+        }
+    }
+}
+
+fn canonical(endpoint: SocketAddr) -> SocketAddr {
+    SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port())
 }
 
 fn range(text: &str) -> Result<IpNet, String> {
@@ -161,6 +195,33 @@ mod tests {
         ] {
             assert_eq!(apps.of(address.parse().unwrap()), app, "{address}");
         }
+    }
+
+    #[test]
+    fn a_port_has_a_name_of_its_own() {
+        let apps = "address,app\n10.0.0.7,host\n10.0.0.7:5432,db\n[fd00::7]:443,web\n::ffff:10.0.0.8,mapped\n\
+                    [::ffff:10.0.0.8]:80,mapped-web\n";
+        let apps = Apps::read(apps.as_bytes()).unwrap();
+        for (endpoint, app) in [
+            ("10.0.0.7:5432", Some("db")),
+            ("10.0.0.7:5433", Some("host")),
+            ("[::ffff:10.0.0.7]:5432", Some("db")),
+            ("[fd00::7]:443", Some("web")),
+            ("[fd00::7]:80", None),
+            ("10.0.0.8:80", Some("mapped-web")),
+        ] {
+            assert_eq!(
+                apps.of_endpoint(endpoint.parse().unwrap()),
+                app,
+                "{endpoint}"
+            );
+        }
+        let twice = "address,app\n10.0.0.7:80,a\n10.0.0.7:80,b\n";
+        let error = Apps::read(twice.as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("line 3: address: 10.0.0.7:80 is"),
+            "{error}"
+        );
     }
 
     /// Also in the file of applications.

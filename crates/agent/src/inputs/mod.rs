@@ -1,5 +1,5 @@
-//! Reads flows from a file or a pipe: a JSON array, NDJSON, CSV, or AWS VPC Flow Logs, plain or compressed
-//! with gzip or zstd.
+//! Reads flows from a file or a pipe: a JSON array, NDJSON, CSV, the flow logs of AWS, Azure and Google Cloud, or records
+//! of goflow2 and Akvorado, plain or compressed with gzip or zstd.
 //!
 //! `Reader::read` passes on flows one at a time, as soon as they arrive, each as JSON text that has not
 //! been validated. `Reader::read_batches` cuts the input into batches of about a mebibyte by content alone,
@@ -7,17 +7,21 @@
 //! are valid.
 
 mod apps;
+mod azure_flow_logs;
 mod batches;
 mod compression;
 mod csv;
+mod documents;
 mod flows;
 mod json;
+mod json_records;
 mod lines;
 mod ndjson;
 mod pause;
 mod pending;
 mod records;
 mod sniff;
+mod traffic;
 mod vpc_flow_logs;
 mod window;
 
@@ -28,7 +32,7 @@ pub(crate) use compression::{begins_compressed, find_damage};
 pub(crate) use flows::Line;
 pub(crate) use flows::{RecordHashes, first_to_json, to_json};
 pub(crate) use pause::{Idle, Stopped};
-pub(crate) use vpc_flow_logs::Count;
+pub(crate) use traffic::Count;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -39,11 +43,12 @@ use compression::Decompressed;
 use flow::Field;
 pub use flow::HourLimit;
 use flow::decode::Format;
-use vpc_flow_logs::FlowLogs;
+use json_records::Origin;
+use traffic::TrafficOptions;
 use window::{ReadMode, Tail, Window};
 
-const ARRAY_GROWS: &str = "--growing is for NDJSON, CSV and flow logs, which grow by lines; an array is read without \
-    it, once it is complete";
+const ARRAY_GROWS: &str = "--growing is for NDJSON, CSV and flow logs, which grow by lines; an array or a document \
+    is read without it, once it is complete";
 /// The error for a header that ends with the file.
 const MAY_BE_CUT: &str = "the file ends within this line, so it may be cut: read it when it is complete, or with --growing";
 /// Some editors write it at the start of UTF-8 files.
@@ -61,6 +66,21 @@ pub(crate) enum InputFormat {
     /// A header with AWS's field names in any order, then one record per line; without a header, records of
     /// version 2.
     VpcFlowLogs,
+    /// Documents of Azure with flow tuples.
+    AzureFlowLogs,
+    /// Google Cloud's VPC flow logs, as log entries.
+    GcpFlowLogs,
+    /// goflow2's JSON.
+    Goflow2,
+    /// Rows of Akvorado's table of flows as JSON.
+    Akvorado,
+}
+
+impl InputFormat {
+    /// Whether it consists of lines, each with a record, and not of documents.
+    fn has_lines(self) -> bool {
+        !matches!(self, InputFormat::Json | InputFormat::AzureFlowLogs)
+    }
 }
 
 /// A location in an input.
@@ -159,7 +179,7 @@ pub enum InputError {
 pub(crate) struct Reader<R> {
     input: R,
     format: Option<InputFormat>,
-    flow_logs: FlowLogs,
+    traffic: TrafficOptions,
     hour_limit: Option<HourLimit>,
     is_growing: bool,
     is_line_delimited: bool,
@@ -226,7 +246,7 @@ impl<R: Read> Reader<R> {
         Reader {
             input,
             format,
-            flow_logs: FlowLogs::default(),
+            traffic: TrafficOptions::default(),
             hour_limit: None,
             is_growing: false,
             is_line_delimited: false,
@@ -235,19 +255,25 @@ impl<R: Read> Reader<R> {
 
     /// Replaces addresses in flow logs by the names of these applications.
     pub(crate) fn with_apps(mut self, apps: Arc<Apps>) -> Reader<R> {
-        self.flow_logs.apps = apps;
+        self.traffic.apps = apps;
         self
     }
 
     /// Counts only those records of flow logs that were recorded at this end of a conversation.
     pub(crate) fn with_count(mut self, count: Count) -> Reader<R> {
-        self.flow_logs.count = count;
+        self.traffic.count = count;
+        self
+    }
+
+    /// The fields of AWS's flow logs without a header.
+    pub(crate) fn with_fields(mut self, fields: Option<String>) -> Reader<R> {
+        self.traffic.fields = fields;
         self
     }
 
     /// Calls `warn`, at most once, if the sums may be misleading.
     pub(crate) fn with_warning(mut self, warn: impl Fn(&str) + Send + 'static) -> Reader<R> {
-        self.flow_logs.warn = Some(Box::new(warn));
+        self.traffic.warn = Some(Box::new(warn));
         self
     }
 
@@ -300,7 +326,7 @@ impl<R: Read> Reader<R> {
         window.skip_next_fill();
         let format = self.format.unwrap_or(sniffed);
         if self.is_growing {
-            if format == InputFormat::Json {
+            if !format.has_lines() {
                 return Err(InputError::Malformed(ARRAY_GROWS.into()));
             }
             window.omit_unfinished_line();
@@ -312,11 +338,21 @@ impl<R: Read> Reader<R> {
             InputFormat::Json => json::read(window, line, sink)?,
             InputFormat::Ndjson => ndjson::read(window, line, sink)?,
             InputFormat::Csv => csv::read(window, line, sink)?,
-            InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.flow_logs, sink)?,
+            InputFormat::VpcFlowLogs => vpc_flow_logs::read(window, line, &self.traffic, sink)?,
+            InputFormat::AzureFlowLogs => azure_flow_logs::read(window, &self.traffic, sink)?,
+            InputFormat::GcpFlowLogs => {
+                json_records::read(window, line, Origin::Gcp, &self.traffic, sink)?
+            }
+            InputFormat::Goflow2 => {
+                json_records::read(window, line, Origin::Goflow2, &self.traffic, sink)?
+            }
+            InputFormat::Akvorado => {
+                json_records::read(window, line, Origin::Akvorado, &self.traffic, sink)?
+            }
         }
         let is_ended = matches!(last_byte.get(), None | Some(b'\n' | b'\r'));
         Ok(InputEnd {
-            is_within_a_line: !is_ended && format != InputFormat::Json && !self.is_growing,
+            is_within_a_line: !is_ended && format.has_lines() && !self.is_growing,
             is_compressed,
         })
     }
@@ -338,6 +374,29 @@ fn newlines(text: &[u8]) -> u64 {
     // In chunks whose count fits into a byte, so that the compiler can use 16-byte vectors.
     let count = |chunk: &[u8]| chunk.iter().map(|&b| u8::from(b == b'\n')).sum::<u8>();
     text.chunks(255).map(|chunk| u64::from(count(chunk))).sum()
+}
+
+/// Reads an input of any format, one flow at a time and in batches. For fuzzing.
+///
+/// # Panics
+/// If the two ways do not give the same number of flows.
+#[cfg(fuzzing)]
+pub fn read_any(input: &[u8]) {
+    let mut flows = 0;
+    let one_by_one = Reader::new(input, None).read(|raw| {
+        let is_flow = raw.unusable.is_none() && flow::decode::validate_flow(raw.text).is_ok();
+        flows += u64::from(is_flow);
+        ControlFlow::Continue(())
+    });
+    let mut in_batches = 0;
+    let batches = Reader::new(input, None).read_batches(|chunk| {
+        in_batches += chunk.batch.map_or(0, |batch| batch.flows() as u64);
+        ControlFlow::Continue(())
+    });
+    // After an error, the flows of an incomplete batch are not passed on.
+    if one_by_one.is_ok() && batches.is_ok() {
+        assert_eq!(flows, in_batches);
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use serde_json::value::RawValue;
 
 use super::pause::is_object;
 use super::window::Window;
-use super::{BYTE_ORDER_MARK, InputError, InputFormat, newlines, vpc_flow_logs};
+use super::{
+    BYTE_ORDER_MARK, InputError, InputFormat, azure_flow_logs, json_records, newlines,
+    vpc_flow_logs,
+};
 use flow::decode::lookalikes;
 
 /// Maximum bytes that are examined, if the first line is longer.
@@ -37,6 +40,13 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
         if some.len() < 4 && !is_all {
             continue;
         }
+        // Before the lookalikes, which are what a request's body may not be.
+        if azure_flow_logs::begins_with(some) {
+            return Ok((InputFormat::AzureFlowLogs, line));
+        }
+        if let Some(origin) = json_records::recognize(some) {
+            return Ok((origin.format(), line));
+        }
         let lookalike = match lookalikes::recognize_bytes(some) {
             Some(lookalike) => Some(lookalike.to_string()),
             None => match some.first() {
@@ -45,7 +55,11 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
                 Some(b'{') if window.is_idle() && is_object(some) && !some.contains(&b'\n') => {
                     return Ok((InputFormat::Ndjson, line));
                 }
-                Some(b'[') => return Ok((InputFormat::Json, line)),
+                // Its first element tells whose records these are.
+                Some(b'[') if is_all || window.is_idle() || has_first_element(some) => {
+                    return Ok((InputFormat::Json, line));
+                }
+                Some(b'[') => None,
                 Some(b'{') => match pretty_printed(some, is_all, is_cut) {
                     Pretty::No => return Ok((InputFormat::Ndjson, line)),
                     Pretty::Yes(what) => Some(what),
@@ -67,6 +81,19 @@ pub(super) fn sniff(window: &mut Window<impl Read>) -> Result<(InputFormat, u64)
         if let Some(what) = lookalike {
             return Err(InputError::Malformed(what));
         }
+    }
+}
+
+/// Whether the first element of an array is complete, or not an object.
+fn has_first_element(array: &[u8]) -> bool {
+    let element = array[1..].trim_ascii_start();
+    match element.first() {
+        None => false,
+        Some(b'{') => {
+            let mut values = serde_json::Deserializer::from_slice(element).into_iter::<&RawValue>();
+            !matches!(values.next(), Some(Err(error)) if error.is_eof())
+        }
+        Some(_) => true,
     }
 }
 

@@ -57,8 +57,10 @@ const TO_TEXT: &str =
 const TAR: &str = "read the files in it: tar -xOf FILE | flowtally import -";
 const MESSAGES: &str = "take the records out: jq -r '.. | objects | (.message, .[\"@message\"], select(.field == \
                         \"@message\").value) | strings' FILE | flowtally import --format vpc-flow-logs -";
-const NO_NAMES: &str = "flowtally counts flows between applications: make one of each record, with \
-                        src_app, dest_app, vpc_id, bytes_tx, bytes_rx and hour";
+const READ_BY_SEND: &str = "flowtally send and flowtally import read it, as a file of its own: a log entry a line (jq -c .), \
+                            or an array";
+const NO_BYTES: &str =
+    "they have no numbers of bytes: run flowtally-agent watch on the nodes instead";
 const JQ_NESTED: &str = "take them out: jq -c '.. | objects | select(has(\"src_app\"))' FILE | flowtally \
                          import -";
 
@@ -130,36 +132,36 @@ const KNOWN: &[ForeignFormat] = &[
         Magic(0, b"\x1E"),
         "remove its separators: tr -d '\\036' <FILE | flowtally import -",
     ),
-    known("an Azure flow log", Json(&["\"flowTuples\""]), NO_NAMES),
+    known("an Azure flow log", Json(&["\"flowTuples\""]), READ_BY_SEND),
     known(
         "an Azure flow log",
         Json(&["\"FlowLogFlowEvent\""]),
-        NO_NAMES,
+        READ_BY_SEND,
     ),
     known(
         "an Azure flow log",
         Json(&["\"NetworkSecurityGroupFlowEvent\""]),
-        NO_NAMES,
+        READ_BY_SEND,
     ),
     known(
         "a Google Cloud VPC flow log",
         Json(&["\"jsonPayload\"", "\"connection\""]),
-        NO_NAMES,
+        READ_BY_SEND,
     ),
     known(
         "a Google Cloud VPC flow log",
         Json(&["\"logName\"", "vpc_flows"]),
-        NO_NAMES,
+        READ_BY_SEND,
     ),
     known(
         "Hubble's (Cilium's) flows",
         Json(&["\"flow\"", "\"verdict\""]),
-        NO_NAMES,
+        NO_BYTES,
     ),
     known(
         "Hubble's (Cilium's) flows",
         Json(&["\"IP\"", "\"verdict\""]),
-        NO_NAMES,
+        NO_BYTES,
     ),
     known(
         "the envelope of a CloudWatch subscription",
@@ -418,7 +420,7 @@ pub(super) fn has_columns(line: &str, separator: char) -> bool {
 }
 
 /// Whether an object has [`NAME`] itself, not inside a value.
-fn has_own_name(value: &str) -> bool {
+pub fn has_own_name(value: &str) -> bool {
     let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
     value.bytes().enumerate().any(|(at, byte)| {
         match byte {

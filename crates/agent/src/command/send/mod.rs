@@ -18,7 +18,7 @@ use super::identity::AlreadyCounted;
 use super::rejects::Rejects;
 use super::source::{self, FlowInput};
 use super::{batches, connect, eprint_line, print_result, progress};
-use crate::arguments::Send;
+use crate::arguments::{Credentials, Send, ServiceUrl};
 use crate::delivery::{DeadLetters, Receipts, Rejected, Report, Sender, SenderOptions, shell_word};
 use crate::inputs::{Apps, Skipped};
 use crate::terminal::printable;
@@ -296,24 +296,26 @@ impl SendSession {
 
 /// The command that sends a file, or a pipe, to the same service.
 pub fn command(arguments: &Send) -> String {
-    let credentials = &arguments.credentials;
+    let mut command = command_to(&arguments.service, &arguments.credentials);
+    if arguments.no_compress {
+        command += " --no-compress";
+    }
+    command
+}
+
+/// The command that sends to this service.
+pub(crate) fn command_to(service: &ServiceUrl, credentials: &Credentials) -> String {
     let files = [
         ("--token-file", &credentials.token_file),
         ("--ca", &credentials.ca),
         ("--cert", &credentials.cert),
         ("--key", &credentials.key),
     ];
-    let mut command = format!(
-        "flowtally send --url {}",
-        shell_word(&arguments.service.url)
-    );
+    let mut command = format!("flowtally send --url {}", shell_word(&service.url));
     for (flag, file) in files {
         if let Some(file) = file {
             command += &format!(" {flag} {}", shell_word(&file.display().to_string()));
         }
-    }
-    if arguments.no_compress {
-        command += " --no-compress";
     }
     command
 }

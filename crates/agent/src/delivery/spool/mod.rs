@@ -335,6 +335,22 @@ impl Spool {
     }
 }
 
+/// Whether the spool in `dir`, which may not exist, holds a batch with this key. Only while no process uses the spool.
+pub(crate) fn spool_holds(dir: &Path, key: &str) -> io::Result<bool> {
+    let found = match fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        found => found?,
+    };
+    for file in found {
+        let name = file?.file_name();
+        let batch = parse_name(&name.to_string_lossy());
+        if batch.is_some_and(|(_, meta)| meta.key == key) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn error(path: &Path, error: impl std::fmt::Display) -> SendError {
     SendError::Spool {
         path: path.to_owned(),

@@ -1,6 +1,6 @@
 //! AWS VPC Flow Logs as text: versions 2 to 5 and later, with fields in any order, according to the header
 //! that AWS writes at the start of each file. A file that starts with a digit has no header and the default
-//! fields of version 2.
+//! fields of version 2, or those that are given.
 //!
 //! How the fields of a flow are derived from a record:
 //!
@@ -22,41 +22,38 @@
 //! after a record if the previous file did not end with a line break. Every line that is not a record is
 //! checked for a header, so no record is read by the fields of another file.
 
-mod ends;
 mod header;
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io::Read;
 use std::net::IpAddr;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use super::pause::Stopped;
+use super::traffic::{
+    COUNT_ONE_END, Count, Direction, End, Ends, Traffic, TrafficOptions, hour_of,
+};
 use super::window::Window;
 use super::{
     Apps, InputError, Location, MAY_BE_CUT, RawFlow, RecordText, Sink, SkipReason, Unusable, lines,
-    push_json_string,
 };
-use ends::Ends;
 use header::{Columns, Field, bare, header_in, last_header};
 
-pub(crate) use ends::Count;
-pub(super) use ends::FlowLogs;
 pub(super) use header::begins_with;
 
-const SECONDS_PER_HOUR: u64 = 3600;
 /// No value is a prefix of another.
 const FIXED_WORDS: [&str; 8] = [
     "-", "OK", "NODATA", "SKIPDATA", "ACCEPT", "REJECT", "ingress", "egress",
 ];
-/// From 2000 to 2100 (exclusive), which excludes milliseconds and includes every record of AWS.
-const START_SECONDS: Range<u64> = 946_684_800..4_102_444_800;
+/// The remedy if both ends count, and cannot be distinguished.
+const NO_DIRECTION: &str = "without flow-direction, its ends cannot be distinguished: add that field to the flow log, or \
+                            read the logs of one end only";
 
 /// Reads from line `line` on.
 pub(super) fn read(
     window: Window<impl Read>,
     line: u64,
-    options: &FlowLogs,
+    options: &TrafficOptions,
     sink: &mut dyn Sink,
 ) -> Result<(), InputError> {
     let mut log = Log {
@@ -65,6 +62,11 @@ pub(super) fn read(
         ends: Ends::default(),
         json: String::new(),
     };
+    if let Some(fields) = &options.fields {
+        let columns = Columns::read(fields).and_then(|columns| validate(columns, options.count));
+        let columns = columns.map_err(|why| InputError::Malformed(format!("--fields: {why}")));
+        log.columns = Some(columns?);
+    }
     let read = lines::read(window, line, sink, |text, line, sink| {
         for (number, record) in (line..).zip(text.split(|&byte| byte == b'\n')) {
             let record = String::from_utf8_lossy(record);
@@ -92,7 +94,7 @@ pub(super) fn read(
 
 /// A log that is being read.
 struct Log<'a> {
-    options: &'a FlowLogs,
+    options: &'a TrafficOptions,
     /// `None` before the first line.
     columns: Option<Columns>,
     ends: Ends,
@@ -130,15 +132,22 @@ impl Log<'_> {
         };
         let read = record.flow(self.options);
         let is_flow = read.is_ok();
-        let counted =
-            read.and_then(|flow| self.options.count.validate(flow.direction).map(|()| flow));
+        let count = self.options.count;
+        let counted = read.and_then(|traffic| {
+            let validated = count.validate(traffic.direction, Field::FlowDirection.name());
+            validated.map(|()| traffic)
+        });
         let raw = match counted {
-            Ok(flow) => {
-                if self.options.count == Count::Both && self.ends.notice(&flow) {
-                    self.options.warn(&flow, line);
+            Ok(traffic) => {
+                if count == Count::Both && self.ends.notice(&traffic) {
+                    let remedy = match traffic.direction {
+                        Some(_) => COUNT_ONE_END,
+                        None => NO_DIRECTION,
+                    };
+                    self.options.warn(&traffic, Location::Line(line), remedy);
                 }
                 self.json.clear();
-                flow.write_json(&mut self.json);
+                traffic.write_json(&mut self.json);
                 RawFlow {
                     location: Location::Line(line),
                     text: &self.json,
@@ -228,7 +237,7 @@ impl Log<'_> {
         columns: Result<Columns, String>,
         line: u64,
     ) -> Result<(), InputError> {
-        let columns = columns.and_then(|columns| self.options.validate(columns));
+        let columns = columns.and_then(|columns| validate(columns, self.options.count));
         let wrong =
             |why| InputError::Malformed(format!("line {line}: read as VPC flow logs, {why}"));
         self.columns = Some(columns.map_err(wrong)?);
@@ -242,27 +251,21 @@ struct LogRecord<'a> {
     words: &'a [&'a str],
 }
 
-/// The content of a record.
-struct Flow<'a> {
-    /// The original endpoints, each with its application or its address as text.
-    source: (IpAddr, Cow<'a, str>),
-    destination: (IpAddr, Cow<'a, str>),
-    bytes: u64,
-    hour: u64,
-    vpc_id: &'a str,
-    direction: Option<Direction>,
-    interface: &'a str,
-}
-
-/// From the point of view of the network interface.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Direction {
-    Ingress,
-    Egress,
+/// Whether the fields are sufficient to select the records of one end.
+fn validate(columns: Columns, count: Count) -> Result<Columns, String> {
+    match columns.at(Field::FlowDirection) {
+        None if count != Count::Both => Err(format!(
+            "it has no flow-direction, so the end at which a record was made is unknown, and --count {} \
+             cannot be applied; add that field to the flow log, or read the logs of one end only, without \
+             --count",
+            count.name()
+        )),
+        _ => Ok(columns),
+    }
 }
 
 impl<'a> LogRecord<'a> {
-    fn flow(&self, options: &'a FlowLogs) -> Result<Flow<'a>, Unusable> {
+    fn flow(&self, options: &'a TrafficOptions) -> Result<Traffic<'a>, Unusable> {
         self.validate_fields().map_err(Unusable::Invalid)?;
         self.validate_traffic()?;
         self.read(options).map_err(Unusable::Invalid)
@@ -318,16 +321,11 @@ impl<'a> LogRecord<'a> {
         }
     }
 
-    fn read(&self, options: &'a FlowLogs) -> Result<Flow<'a>, String> {
+    fn read(&self, options: &'a TrafficOptions) -> Result<Traffic<'a>, String> {
         let source = self.end(&options.apps, Field::PktSrcAddr, Field::SrcAddr)?;
         let destination = self.end(&options.apps, Field::PktDstAddr, Field::DstAddr)?;
         let bytes = self.number(Field::Bytes)?;
-        let start = self.number(Field::Start)?;
-        if !START_SECONDS.contains(&start) {
-            return Err(format!(
-                "start: {start} is not a time from 2000 to 2099 in seconds since 1970"
-            ));
-        }
+        let hour = hour_of(self.number(Field::Start)?, Field::Start.name())?;
         let direction = match self.get(Field::FlowDirection) {
             None => None,
             Some("egress") => Some(Direction::Egress),
@@ -338,19 +336,20 @@ impl<'a> LogRecord<'a> {
                 ));
             }
         };
-        Ok(Flow {
+        Ok(Traffic {
             source,
             destination,
             bytes,
-            hour: start / SECONDS_PER_HOUR,
-            vpc_id: self.get(Field::VpcId).unwrap_or_default(),
+            bytes_back: 0,
+            hour,
+            vpc_id: self.get(Field::VpcId).unwrap_or_default().into(),
             direction,
-            interface: self.get(Field::InterfaceId).unwrap_or_default(),
+            interface: self.get(Field::InterfaceId).unwrap_or_default().into(),
         })
     }
 
     /// An endpoint with its application, or its address in canonical form.
-    fn end(&self, apps: &'a Apps, end: Field, or: Field) -> Result<(IpAddr, Cow<'a, str>), String> {
+    fn end(&self, apps: &'a Apps, end: Field, or: Field) -> Result<End<'a>, String> {
         let (field, text) = match self.get(end) {
             Some(text) => (end, text),
             None => (or, self.get(or).unwrap_or("-")),
@@ -358,58 +357,15 @@ impl<'a> LogRecord<'a> {
         let address: IpAddr = text
             .parse()
             .map_err(|_| format!("{}: {text:?} is not an address", field.name()))?;
-        let name = match (apps.of(address), address) {
-            (Some(app), _) => Cow::Borrowed(app),
-            // IPv4 addresses have only one notation.
-            (None, IpAddr::V4(_)) => Cow::Borrowed(text),
-            (None, IpAddr::V6(_)) => Cow::Owned(address.to_canonical().to_string()),
-        };
-        Ok((address.to_canonical(), name))
+        // IPv4 addresses have only one notation.
+        let name = address.is_ipv4().then_some(Cow::Borrowed(text));
+        Ok(End::named(address, apps, name))
     }
 
     fn number(&self, field: Field) -> Result<u64, String> {
         let text = self.get(field).unwrap_or("-");
         text.parse()
             .map_err(|_| format!("{}: {text:?} is not a number", field.name()))
-    }
-}
-
-impl Count {
-    /// Whether records of this direction count.
-    fn validate(self, direction: Option<Direction>) -> Result<(), Unusable> {
-        match (self, direction) {
-            (Count::Sender, Some(Direction::Ingress))
-            | (Count::Receiver, Some(Direction::Egress)) => {
-                Err(Unusable::Skipped(SkipReason::OtherEnd))
-            }
-            (Count::Sender | Count::Receiver, None) => Err(Unusable::Invalid(format!(
-                "flow-direction: missing, and required for --count {}",
-                self.name()
-            ))),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Flow<'_> {
-    /// Appends it as JSON; the instance that owns the interface comes first.
-    fn write_json(&self, text: &mut String) {
-        let (source, destination) = (&self.source.1, &self.destination.1);
-        let (apps, [tx, rx]) = match self.direction {
-            Some(Direction::Egress) | None => ([source, destination], [self.bytes, 0]),
-            Some(Direction::Ingress) => ([destination, source], [0, self.bytes]),
-        };
-        text.push_str("{\"src_app\":");
-        push_json_string(text, apps[0]);
-        text.push_str(",\"dest_app\":");
-        push_json_string(text, apps[1]);
-        text.push_str(",\"vpc_id\":");
-        push_json_string(text, self.vpc_id);
-        let hour = self.hour;
-        let _infallible = write!(
-            text,
-            ",\"bytes_tx\":{tx},\"bytes_rx\":{rx},\"hour\":{hour}}}"
-        );
     }
 }
 

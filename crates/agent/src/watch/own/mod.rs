@@ -1,0 +1,180 @@
+//! The names of this host's applications (`src_app`): from rules over what the kernel and /proc know about the socket.
+
+mod cgroups;
+mod facts;
+mod processes;
+mod rules;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::cgroups::Cgroups;
+use self::facts::Facts;
+use self::rules::{Rules, Verdict};
+use super::sock_diag::TcpSocket;
+
+pub(super) use rules::RulesError;
+
+/// The name of connections whose application is not known.
+const UNKNOWN: &str = "unknown";
+/// How long it is remembered which application has connected to an endpoint.
+const RECENT: Duration = Duration::from_secs(600);
+/// Endpoints that are remembered.
+const RECENT_MAX: usize = 20_000;
+
+/// Names the applications that own sockets.
+#[derive(Debug)]
+pub(super) struct OwnNames {
+    rules: Rules,
+    cgroups: Cgroups,
+    users: HashMap<u32, Option<Arc<str>>>,
+    /// By namespace and endpoint.
+    recent: HashMap<(u64, SocketAddr), Recent>,
+    unknown: Arc<str>,
+}
+
+/// What has connected to an endpoint.
+#[derive(Debug)]
+struct Recent {
+    /// `None` if there were several.
+    app: Option<Arc<str>>,
+    seen_at: Instant,
+}
+
+impl OwnNames {
+    /// With the rules of this file, or else the default ones.
+    pub(super) fn open(rules: Option<&Path>) -> Result<OwnNames, RulesError> {
+        Ok(OwnNames {
+            rules: Rules::open(rules)?,
+            cgroups: Cgroups::default(),
+            users: HashMap::new(),
+            recent: HashMap::new(),
+            unknown: UNKNOWN.into(),
+        })
+    }
+
+    /// The applications of sockets of a network namespace; `None` where no rule fits.
+    pub(super) fn of(&mut self, namespace: u64, sockets: &[TcpSocket]) -> Vec<Option<Arc<str>>> {
+        if sockets.is_empty() {
+            return Vec::new();
+        }
+        self.cgroups
+            .learn(sockets.iter().filter_map(|socket| socket.cgroup));
+        let facts = |names: &mut OwnNames, socket: &TcpSocket| Facts {
+            cgroup: socket.cgroup.and_then(|id| names.cgroups.get(id)),
+            process: None,
+            user: names.user(socket.user),
+            port: socket.remote.port(),
+        };
+        let all: Vec<Facts> = sockets.iter().map(|socket| facts(self, socket)).collect();
+        let mut names: Vec<_> = all.iter().map(|facts| self.rules.name(facts)).collect();
+        let wanted = |verdict: &Verdict| matches!(verdict, Verdict::NeedsProcess);
+        if names.iter().any(wanted) {
+            let inodes = sockets.iter().zip(&names);
+            let inodes = inodes.filter(|(_, name)| wanted(name));
+            let processes = processes::of_sockets(inodes.map(|(socket, _)| socket.inode).collect());
+            for ((socket, name), mut facts) in sockets.iter().zip(&mut names).zip(all) {
+                if !wanted(name) {
+                    continue;
+                }
+                if let Some(process) = processes.get(&socket.inode) {
+                    if facts.cgroup.is_none() {
+                        facts.cgroup = self.cgroups.of_path(&process.cgroup);
+                    }
+                    facts.process = Some(process.clone());
+                }
+                *name = self.rules.name_finally(&facts);
+            }
+        }
+        let names: Vec<_> = names.into_iter().map(Verdict::into_name).collect();
+        for (socket, name) in sockets.iter().zip(&names) {
+            if let Some(name) = name {
+                self.remember(namespace, socket.remote, name);
+            }
+        }
+        names
+    }
+
+    /// The application of a connection whose socket was not seen alive: the only one that has connected to this
+    /// endpoint recently, or unknown.
+    pub(super) fn of_unseen(&self, namespace: u64, remote: SocketAddr) -> Arc<str> {
+        let recent = self.recent.get(&(namespace, remote));
+        let recent = recent.filter(|recent| recent.seen_at.elapsed() < RECENT);
+        let name = recent.and_then(|recent| recent.app.clone());
+        name.unwrap_or_else(|| match self.rules.constant() {
+            Some(name) => name.clone(),
+            None => self.unknown.clone(),
+        })
+    }
+
+    /// Whether this is the name of applications that are not known.
+    pub(super) fn is_unknown(&self, name: &Arc<str>) -> bool {
+        *name == self.unknown
+    }
+
+    fn remember(&mut self, namespace: u64, remote: SocketAddr, name: &Arc<str>) {
+        let now = Instant::now();
+        if self.recent.len() >= RECENT_MAX {
+            self.recent
+                .retain(|_, recent| now.duration_since(recent.seen_at) < RECENT);
+            if self.recent.len() >= RECENT_MAX {
+                self.recent.clear();
+            }
+        }
+        let recent = self.recent.entry((namespace, remote));
+        let recent = recent.or_insert_with(|| Recent {
+            app: Some(name.clone()),
+            seen_at: now,
+        });
+        if recent.app.as_ref().is_some_and(|known| known != name) {
+            recent.app = None;
+        }
+        recent.seen_at = now;
+    }
+
+    fn user(&mut self, id: u32) -> Option<Arc<str>> {
+        let user = self.users.entry(id);
+        user.or_insert_with(|| user_name(&std::fs::read_to_string("/etc/passwd").ok()?, id))
+            .clone()
+    }
+}
+
+/// The name of a user in `/etc/passwd`.
+fn user_name(passwd: &str, id: u32) -> Option<Arc<str>> {
+    let id = id.to_string();
+    let mut users = passwd.lines().map(|line| line.split(':'));
+    users.find_map(|mut fields| {
+        let name = fields.next()?;
+        (fields.nth(1)? == id).then(|| name.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nweb:x:33:33::/:/bin/sh\n\nbroken\n";
+        assert_eq!(user_name(passwd, 33).as_deref(), Some("web"));
+        assert_eq!(user_name(passwd, 3), None);
+    }
+
+    /// Two applications that use one database: a connection that was too short to be seen may be of either.
+    #[test]
+    fn an_unseen_connection_gets_no_name_that_may_be_wrong() {
+        let mut names = OwnNames::open(None).unwrap();
+        let remote: SocketAddr = "10.0.0.7:5432".parse().unwrap();
+        assert_eq!(&*names.of_unseen(1, remote), "unknown");
+        names.remember(1, remote, &"a".into());
+        names.remember(1, remote, &"a".into());
+        assert_eq!(&*names.of_unseen(1, remote), "a");
+        assert_eq!(&*names.of_unseen(2, remote), "unknown");
+        names.remember(1, remote, &"b".into());
+        names.remember(1, remote, &"b".into());
+        assert_eq!(&*names.of_unseen(1, remote), "unknown");
+    }
+}

@@ -1,0 +1,470 @@
+//! What a restart of the agent needs: the bytes of each connection that were counted, kept in step with the spool.
+//!
+//! ```text
+//! DIR/lock            held by the agent that uses the directory
+//! DIR/counted         the bytes of each connection that are in reports
+//! DIR/counted.next    the same, including the report that is being stored
+//! DIR/ended-NUMBER    connections that ended since report NUMBER, one JSON object a line
+//! DIR/spool/          the reports that the service has not accepted yet
+//! ```
+//!
+//! A report is stored in three steps: `counted.next`, which names the report's key; the report, in the spool; and the
+//! renaming of `counted.next`. The report is not sent before. So after a crash, the spool tells whether the report was
+//! stored, and its bytes are counted once: either they are in it, or they are counted again from the kernel's counters.
+//!
+//! The kernel forgets a socket when it has sent the message about its end. So the last bytes of a connection are
+//! appended to `ended-NUMBER` as soon as they are known. This file is not synced: after a power failure, there are no
+//! sockets either, and what was not in a report is lost.
+
+use std::collections::HashMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flow::Counters;
+use serde::{Deserialize, Serialize};
+
+use crate::delivery::spool_holds;
+use crate::durable::{self, DirLock, OutOfSpace};
+
+/// While no report can be stored, connections that end are noted up to this size. They are counted nevertheless, unless the
+/// agent is killed.
+const ENDED_BYTES_MAX: u64 = 64 << 20;
+/// The format of the files.
+const VERSION: u32 = 1;
+
+/// A socket: the inode of its network namespace, and its cookie. Unique until the system restarts.
+pub(super) type SocketId = (u64, u64);
+
+/// The content of `counted`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Counted {
+    version: u32,
+    /// The system's start. After another one, all sockets are new.
+    boot_id: String,
+    /// The report whose bytes are the last ones in it, and its idempotency key.
+    report: u64,
+    key: String,
+    /// Network namespace, cookie, bytes sent and received.
+    connections: Vec<(u64, u64, u64, u64)>,
+}
+
+/// A line of `ended-NUMBER`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Ended {
+    pub(super) namespace: u64,
+    pub(super) cookie: u64,
+    pub(super) src_app: Arc<str>,
+    pub(super) dest_app: Arc<str>,
+    pub(super) hour: u32,
+    /// All bytes of the connection.
+    pub(super) bytes_tx: u64,
+    pub(super) bytes_rx: u64,
+}
+
+/// The error of a directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SavedError {
+    #[error("{}: another agent is using this directory; give each its own", .0.display())]
+    InUse(PathBuf),
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error(
+        "{}: this is not a state of this agent: {why}; move it away, and bytes of connections that are open now \
+         may count again", path.display()
+    )]
+    Unreadable { path: PathBuf, why: String },
+}
+
+impl SavedError {
+    /// Whether there was no room: on the disk, in the user's quota, or for a file of this size.
+    pub(super) fn is_out_of_space(&self) -> bool {
+        match self {
+            SavedError::Io { error, .. } => OutOfSpace::from_error(error).is_some(),
+            SavedError::InUse(_) | SavedError::Unreadable { .. } => false,
+        }
+    }
+}
+
+/// The directory.
+#[derive(Debug)]
+pub(super) struct Saved {
+    dir: PathBuf,
+    boot_id: String,
+    report: u64,
+    ended: Option<File>,
+    _lock: DirLock,
+}
+
+/// What was there at the start.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    /// No agent has used the directory before.
+    pub(super) is_first: bool,
+    pub(super) counted: HashMap<SocketId, Counters>,
+    /// Connections that ended, with the bytes that no report has.
+    pub(super) ended: Vec<Ended>,
+}
+
+impl Saved {
+    pub(super) fn spool(dir: &Path) -> PathBuf {
+        dir.join("spool")
+    }
+
+    /// Opens the directory, and completes or undoes a report that a crash interrupted. Must be called before the
+    /// spool is opened.
+    pub(super) fn open(dir: &Path, boot_id: String) -> Result<(Saved, Restored), SavedError> {
+        let at = |error| SavedError::Io {
+            path: dir.to_owned(),
+            error,
+        };
+        durable::create_dir_all(dir).map_err(at)?;
+        let lock = DirLock::create(&dir.join("lock")).map_err(|error| match error {
+            TryLockError::WouldBlock => SavedError::InUse(dir.to_owned()),
+            TryLockError::Error(error) => at(error),
+        })?;
+        let mut saved = Saved {
+            dir: dir.to_owned(),
+            boot_id,
+            report: 0,
+            ended: None,
+            _lock: lock,
+        };
+        if let Some(next) = read(&saved.next())? {
+            match spool_holds(&Saved::spool(dir), &next.key).map_err(at)? {
+                true => durable::rename(&saved.next(), &saved.counted()).map_err(at)?,
+                false => fs::remove_file(saved.next()).map_err(at)?,
+            }
+        }
+        let counted = read(&saved.counted())?;
+        let is_first = counted.is_none();
+        let counted = counted.unwrap_or_default();
+        saved.report = counted.report;
+        saved.remove_other_ended().map_err(at)?;
+        let connections = counted.connections.into_iter();
+        let mut restored = Restored {
+            is_first,
+            counted: connections
+                .map(|(namespace, cookie, tx, rx)| ((namespace, cookie), Counters { tx, rx }))
+                .collect(),
+            // Also those from before a restart of the system: their bytes were sent.
+            ended: read_ended(&saved.ended_path(saved.report)).map_err(at)?,
+        };
+        restored.subtract_counted();
+        if counted.boot_id != saved.boot_id {
+            restored.counted.clear();
+        }
+        Ok((saved, restored))
+    }
+
+    /// Stores what was carried before the first start of an agent, and is not counted.
+    pub(super) fn begin(
+        &mut self,
+        counted: impl Iterator<Item = (SocketId, Counters)>,
+    ) -> Result<(), SavedError> {
+        self.prepare("", counted)?;
+        let at = |error| SavedError::Io {
+            path: self.counted(),
+            error,
+        };
+        let completed = durable::rename(&self.next(), &self.counted());
+        completed.map_err(at)?;
+        self.report += 1;
+        Ok(())
+    }
+
+    /// Notes connections that have ended, in case that this process ends before the next report.
+    pub(super) fn note_ended(&mut self, ended: &[Ended]) -> Result<(), SavedError> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let path = self.ended_path(self.report);
+        let mut lines = Vec::new();
+        for line in ended {
+            serde_json::to_writer(&mut lines, line).map_err(|error| SavedError::Io {
+                path: path.clone(),
+                error: error.into(),
+            })?;
+            lines.push(b'\n');
+        }
+        let mut write = || {
+            if self.ended.is_none() {
+                let file = File::options().append(true).create(true).open(&path)?;
+                self.ended = Some(file);
+            }
+            let Some(file) = &mut self.ended else {
+                return Ok(());
+            };
+            let length = file.metadata()?.len();
+            if length >= ENDED_BYTES_MAX {
+                return Ok(());
+            }
+            file.write_all(&lines).inspect_err(|_| {
+                // A part of it would be glued to the next line.
+                let _best_effort = file.set_len(length);
+            })
+        };
+        write().map_err(|error| SavedError::Io { path, error })
+    }
+
+    /// Prepares the next report: from its key, and the bytes that are counted with it.
+    pub(super) fn prepare(
+        &self,
+        key: &str,
+        counted: impl Iterator<Item = (SocketId, Counters)>,
+    ) -> Result<(), SavedError> {
+        let counted = Counted {
+            version: VERSION,
+            boot_id: self.boot_id.clone(),
+            report: self.report + 1,
+            key: key.to_owned(),
+            connections: counted
+                .map(|((namespace, cookie), bytes)| (namespace, cookie, bytes.tx, bytes.rx))
+                .collect(),
+        };
+        let path = self.next();
+        let write = || {
+            let json = serde_json::to_vec(&counted)?;
+            durable::write(&path, &path.with_extension("tmp"), &json)
+        };
+        write().map_err(|error| SavedError::Io {
+            path: path.clone(),
+            error,
+        })
+    }
+
+    /// Undoes [`prepare`](Saved::prepare), if the report was not stored.
+    pub(super) fn undo(&self) -> Result<(), SavedError> {
+        let path = self.next();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(SavedError::Io { path, error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Completes the report that is in the spool now.
+    pub(super) fn complete(&mut self) -> io::Result<()> {
+        durable::rename(&self.next(), &self.counted())?;
+        let before = self.ended_path(self.report);
+        self.report += 1;
+        self.ended = None;
+        match fs::remove_file(before) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn counted(&self) -> PathBuf {
+        self.dir.join("counted")
+    }
+
+    fn next(&self) -> PathBuf {
+        self.dir.join("counted.next")
+    }
+
+    fn ended_path(&self, report: u64) -> PathBuf {
+        self.dir.join(format!("{ENDED}{report}"))
+    }
+
+    fn remove_other_ended(&self) -> io::Result<()> {
+        for found in fs::read_dir(&self.dir)? {
+            let path = found?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with(ENDED) && path != self.ended_path(self.report) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const ENDED: &str = "ended-";
+
+impl Restored {
+    /// Leaves only the bytes that were not counted with the last report.
+    fn subtract_counted(&mut self) {
+        for ended in &mut self.ended {
+            let id = (ended.namespace, ended.cookie);
+            let counted = self.counted.remove(&id).unwrap_or_default();
+            ended.bytes_tx = ended.bytes_tx.saturating_sub(counted.tx);
+            ended.bytes_rx = ended.bytes_rx.saturating_sub(counted.rx);
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Counted>, SavedError> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|error| SavedError::Io {
+            path: path.to_owned(),
+            error,
+        })?,
+    };
+    let unreadable = |why| SavedError::Unreadable {
+        path: path.to_owned(),
+        why,
+    };
+    let counted: Counted =
+        serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
+    match counted.version {
+        VERSION => Ok(Some(counted)),
+        other => Err(unreadable(format!("its version is {other}, not {VERSION}"))),
+    }
+}
+
+/// The lines of a file that may not exist. The last line may be cut, if its write was interrupted; it is removed.
+fn read_ended(path: &Path) -> io::Result<Vec<Ended>> {
+    let mut text = match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read?,
+    };
+    let whole = text
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1);
+    if whole < text.len() {
+        File::options()
+            .write(true)
+            .open(path)?
+            .set_len(whole as u64)?;
+        text.truncate(whole);
+    }
+    let lines = text.split(|byte| *byte == b'\n');
+    let lines = lines.filter(|line| !line.is_empty());
+    // It is not synced: a power failure may leave something else in it.
+    Ok(lines
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOCKET: SocketId = (1, 2);
+
+    fn ended(cookie: u64, tx: u64) -> Ended {
+        Ended {
+            namespace: 1,
+            cookie,
+            src_app: "a".into(),
+            dest_app: "b".into(),
+            hour: 7,
+            bytes_tx: tx,
+            bytes_rx: 0,
+        }
+    }
+
+    fn store(saved: &Saved, key: &str) {
+        let counted = [(SOCKET, Counters { tx: 10, rx: 20 })];
+        saved.prepare(key, counted.into_iter()).unwrap();
+    }
+
+    /// As the spool does it.
+    fn put_into_spool(dir: &Path, key: &str) {
+        fs::create_dir_all(Saved::spool(dir)).unwrap();
+        fs::write(
+            Saved::spool(dir).join(format!("0000000000000000-{key}-1.json")),
+            "[]",
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn a_report_that_is_not_in_the_spool_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        assert!(restored.is_first && restored.counted.is_empty());
+        saved.note_ended(&[ended(3, 5)]).unwrap();
+        store(&saved, "k1");
+        drop(saved);
+        let (_saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        assert!(restored.counted.is_empty());
+        assert_eq!(restored.ended, [ended(3, 5)]);
+    }
+
+    #[test]
+    fn a_report_that_is_in_the_spool_is_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut saved, _) = Saved::open(dir.path(), "boot".into()).unwrap();
+        saved.note_ended(&[ended(3, 5)]).unwrap();
+        store(&saved, "k1");
+        put_into_spool(dir.path(), "k1");
+        drop(saved);
+        let (_saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        assert_eq!(restored.counted[&SOCKET], Counters { tx: 10, rx: 20 });
+        assert_eq!(restored.ended, []);
+    }
+
+    #[test]
+    fn an_end_counts_what_no_report_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut saved, _) = Saved::open(dir.path(), "boot".into()).unwrap();
+        store(&saved, "k1");
+        saved.complete().unwrap();
+        saved.note_ended(&[ended(SOCKET.1, 15)]).unwrap();
+        // Cut by a crash.
+        let mut file = File::options()
+            .append(true)
+            .open(saved.ended_path(1))
+            .unwrap();
+        file.write_all(b"{\"namespace\":1,\"coo").unwrap();
+        drop(saved);
+        for _ in 0..2 {
+            let (mut saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+            assert_eq!(restored.ended[0], ended(SOCKET.1, 5));
+            assert!(restored.counted.is_empty());
+            saved.note_ended(&[ended(8, 1)]).unwrap();
+        }
+        let (_saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        assert_eq!(
+            restored.ended,
+            [ended(SOCKET.1, 5), ended(8, 1), ended(8, 1)]
+        );
+    }
+
+    #[test]
+    fn the_first_start_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut saved, _) = Saved::open(dir.path(), "boot".into()).unwrap();
+        let bytes = Counters { tx: 10, rx: 20 };
+        saved.begin([(SOCKET, bytes)].into_iter()).unwrap();
+        saved.note_ended(&[ended(3, 5)]).unwrap();
+        drop(saved);
+        let (_saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        assert!(!restored.is_first);
+        assert_eq!(restored.counted[&SOCKET], bytes);
+        assert_eq!(restored.ended, [ended(3, 5)]);
+    }
+
+    #[test]
+    fn sockets_do_not_survive_a_restart_of_the_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut saved, _) = Saved::open(dir.path(), "boot".into()).unwrap();
+        store(&saved, "k1");
+        saved.complete().unwrap();
+        saved.note_ended(&[ended(9, 5)]).unwrap();
+        drop(saved);
+        let (_saved, restored) = Saved::open(dir.path(), "other boot".into()).unwrap();
+        assert!(restored.counted.is_empty());
+        assert_eq!(restored.ended, [ended(9, 5)]);
+    }
+
+    #[test]
+    fn a_foreign_state_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (content, why) in [
+            ("x", "expected value"),
+            ("{\"version\":2}", "missing field"),
+        ] {
+            fs::write(dir.path().join("counted"), content).unwrap();
+            let error = Saved::open(dir.path(), "boot".into())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}
