@@ -251,11 +251,10 @@ impl Worker {
                     records.push(record);
                 });
             }
-            false => self
-                .netflow
-                .read(from, datagram, exporters, totals, |record| {
-                    records.push(record);
-                }),
+            false => {
+                let each = &mut |record| records.push(record);
+                self.netflow.read(from, datagram, exporters, totals, each);
+            }
         }
     }
 }
@@ -406,7 +405,7 @@ pub fn read_datagrams(mut input: &[u8]) {
         input = rest;
         match sflow::is_sflow(datagram) {
             true => sflow::read(datagram, 0, &mut exporters, &totals, |_| {}),
-            false => netflow.read(from, datagram, &mut exporters, &totals, |_| {}),
+            false => netflow.read(from, datagram, &mut exporters, &totals, &mut |_| {}),
         }
     }
 }
