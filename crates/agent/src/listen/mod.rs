@@ -343,7 +343,7 @@ impl Reporter {
         }
     }
 
-    /// Puts the sums into the spool. Workers go on meanwhile.
+    /// Puts the sums into the spool. Workers do not wait for it.
     fn report(&mut self) -> Result<(), ListenError> {
         let sums = std::mem::take(&mut *self.shared.sums.lock());
         if sums.is_empty() {
@@ -372,19 +372,7 @@ impl Reporter {
         };
         let mut text = MetricsText::default();
         self.shared.totals.write(&mut text);
-        let report = self.sender.report();
-        let waiting = usize::try_from(report.waiting).unwrap_or(usize::MAX);
-        text.gauge("waiting_batches", "Batches in the spool.", waiting);
-        text.counter(
-            "accepted_flows_total",
-            "Flows that the service has accepted.",
-            report.flows,
-        );
-        text.counter(
-            "retries_total",
-            "Attempts to send that failed and were repeated.",
-            report.retries,
-        );
+        text.delivery(&self.sender.report());
         self.metrics_error.report(path, text.write(path));
     }
 }

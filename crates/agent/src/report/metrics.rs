@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::command::eprint_line;
+use crate::delivery::Report;
 use crate::durable;
 
 /// Metrics in the text format.
@@ -22,6 +23,22 @@ impl MetricsText {
             "gauge",
             help,
             u64::try_from(value).unwrap_or(u64::MAX),
+        );
+    }
+
+    /// What was delivered to the service, and what waits.
+    pub(crate) fn delivery(&mut self, report: &Report) {
+        let waiting = usize::try_from(report.waiting).unwrap_or(usize::MAX);
+        self.gauge("waiting_batches", "Batches in the spool.", waiting);
+        self.counter(
+            "accepted_flows_total",
+            "Flows that the service has accepted.",
+            report.flows,
+        );
+        self.counter(
+            "retries_total",
+            "Attempts to send that failed and were repeated.",
+            report.retries,
         );
     }
 

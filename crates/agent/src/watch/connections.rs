@@ -223,7 +223,7 @@ impl Connection {
         }
     }
 
-    /// Counts what is new of `total`, which is all up to now.
+    /// Counts the bytes that are new. `total` has all bytes of the connection so far.
     fn count(&mut self, socket: &TcpSocket, total: Counters) -> NewBytes {
         let before = self.counted;
         self.counted = Counters {

@@ -46,6 +46,8 @@ use crate::report::{
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// The messages about connections that end are read at once, and then together for so long: many at a time cost less.
 const ENDS_INTERVAL: Duration = Duration::from_millis(20);
+/// Ends that wait to be noted while the disk is full. The oldest are dropped: they are counted, unless the agent is killed.
+const UNNOTED_MAX: usize = 10_000;
 /// A namespace is closed when no process has been in it for so long: what was open there has ended by then.
 const EMPTY_NAMESPACE_KEPT: Duration = Duration::from_secs(10);
 /// Closed namespaces that may be opened again.
@@ -308,7 +310,10 @@ impl Watcher {
         }
         match self.saved.note_ended(&self.ended) {
             // They are noted, or reported, when there is room.
-            Err(error) if error.is_out_of_space() => {}
+            Err(error) if error.is_out_of_space() => {
+                let excess = self.ended.len().saturating_sub(UNNOTED_MAX);
+                self.ended.drain(..excess);
+            }
             noted => {
                 noted?;
                 self.ended.clear();
@@ -441,7 +446,6 @@ impl Watcher {
             return;
         };
         let totals = &self.totals;
-        let report = self.sender.report();
         let connections = self.namespaces.values();
         let connections = connections.map(|watched| watched.connections.len()).sum();
         let mut text = MetricsText::default();
@@ -481,18 +485,7 @@ impl Watcher {
             "Times that the kernel dropped messages about connections that ended, because the agent was too slow.",
             totals.lost_ends,
         );
-        let waiting = usize::try_from(report.waiting).unwrap_or(usize::MAX);
-        text.gauge("waiting_batches", "Batches in the spool.", waiting);
-        text.counter(
-            "accepted_flows_total",
-            "Flows that the service has accepted.",
-            report.flows,
-        );
-        text.counter(
-            "retries_total",
-            "Attempts to send that failed and were repeated.",
-            report.retries,
-        );
+        text.delivery(&self.sender.report());
         self.metrics_error.report(path, text.write(path));
     }
 }
