@@ -59,6 +59,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// Limits of each query.
     pub query: QueryLimits,
+    /// Maximum memory of the directory of addresses.
+    pub directory_bytes_max: usize,
     /// Maximum number of responses in progress.
     pub queries_max: usize,
     /// Maximum memory of all bodies, in bytes.
@@ -113,6 +115,7 @@ pub async fn run(
             data_dir: config.data_dir.clone(),
             store: config.store.clone(),
             query: config.query,
+            directory_bytes_max: config.directory_bytes_max,
             metrics: config.metrics.clone(),
             reload: config.reload.clone(),
         },

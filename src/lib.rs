@@ -14,6 +14,8 @@
 //!
 //! [`ingest`] bounds memory before a commit. [`query`] executes queries.
 //!
+//! [`directory`] knows which application has which address, as agents claim.
+//!
 //! [`service`] is the interface below the API, with two implementations: one process with a store of its own, or one
 //! node of a cluster over Kafka.
 //!
@@ -27,6 +29,7 @@ pub mod store;
 
 pub mod backup;
 
+pub mod directory;
 pub mod ingest;
 pub mod query;
 

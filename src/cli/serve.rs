@@ -134,6 +134,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
             memory_bytes_max: memory.query_bytes_max,
             time_max: arguments.query_time_max,
         },
+        directory_bytes_max: memory.directory_bytes_max,
         queries_max: memory.queries_max,
         inflight_bytes_max: memory.inflight_bytes_max,
         shutdown_timeout: arguments.shutdown_timeout,

@@ -270,6 +270,7 @@ const OWN_MIB: u32 = 60;
 /// | 1/16 | filters that know the keys of hours that still grow |
 /// | 1/16 | RocksDB's block cache |
 /// | 1/32 | a flush: the order of its rows |
+/// | 1/64 | the directory of the fleet's addresses |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
     pub inflight_bytes_max: usize,
@@ -281,6 +282,7 @@ pub struct MemoryPlan {
     pub memtable_bytes: usize,
     pub known_keys_bytes: usize,
     pub block_cache_bytes: usize,
+    pub directory_bytes_max: usize,
 }
 
 impl Serve {
@@ -330,6 +332,7 @@ impl Serve {
             memtable_bytes: memory / 32,
             known_keys_bytes: memory / 16,
             block_cache_bytes: memory / 16,
+            directory_bytes_max: memory / 64,
         })
     }
 }

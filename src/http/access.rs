@@ -6,11 +6,13 @@
 
 use parking_lot::RwLock;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 use warp::http::HeaderMap;
 use warp::http::header;
 
@@ -18,7 +20,7 @@ use super::error::Problem;
 use super::request::RequestContext;
 use super::secrets::{AccessError, AccessFiles};
 use super::tls;
-use agent::client::read_tokens;
+use agent::client::{BoundToken, read_bound_tokens, read_tokens};
 
 /// The kind of request that needs permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,25 @@ impl Access {
         headers: &HeaderMap,
         context: &RequestContext,
     ) -> Result<(), Problem> {
+        self.token(permission, headers, context).map(drop)
+    }
+
+    /// Checks that a request may write, and returns the addresses that its agent can claim; `None` for all.
+    pub(super) fn authorize_claims(
+        &self,
+        headers: &HeaderMap,
+        context: &RequestContext,
+    ) -> Result<Option<Ranges>, Problem> {
+        self.token(Permission::Write, headers, context)
+    }
+
+    /// The addresses to which the request's token is bound.
+    fn token(
+        &self,
+        permission: Permission,
+        headers: &HeaderMap,
+        context: &RequestContext,
+    ) -> Result<Option<Ranges>, Problem> {
         let by_certificate = self
             .files
             .tls
@@ -89,16 +110,27 @@ impl Access {
             Permission::Node => (&secrets.node, &secrets.read),
         };
         let Some(mine) = mine else {
-            return Ok(());
+            return Ok(None);
         };
         let token = bearer(headers).ok_or(Problem::NoToken)?;
-        if mine.contain(token) {
-            Ok(())
-        } else if other.as_ref().is_some_and(|other| other.contain(token)) {
+        if let Some(known) = mine.find(token) {
+            Ok(known.ranges.clone().map(Ranges))
+        } else if other.as_ref().is_some_and(|other| other.find(token).is_some()) {
             Err(Problem::TokenLacksRight)
         } else {
             Err(Problem::WrongToken)
         }
+    }
+}
+
+/// Addresses that an agent can claim.
+#[derive(Clone, Debug)]
+pub(super) struct Ranges(Vec<IpNet>);
+
+impl Ranges {
+    pub(super) fn contain(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|range| range.contains(&address))
     }
 }
 
@@ -114,7 +146,9 @@ impl Secrets {
     fn load(files: &AccessFiles) -> Result<Secrets, AccessError> {
         let tokens = |path: &Option<PathBuf>| path.as_deref().map(Tokens::load).transpose();
         Ok(Secrets {
-            write: tokens(&files.write_tokens)?,
+            write: (files.write_tokens.as_deref())
+                .map(Tokens::load_bound)
+                .transpose()?,
             read: tokens(&files.read_tokens)?,
             node: tokens(&files.node_tokens)?,
             tls: files.tls.as_ref().map(tls::load).transpose()?,
@@ -123,21 +157,27 @@ impl Secrets {
 }
 
 /// The tokens of a file. Any of them is valid, so that a file can have the old and the new one during a rotation.
-struct Tokens(Vec<String>);
+struct Tokens(Vec<BoundToken>);
 
 impl Tokens {
     fn load(path: &Path) -> Result<Tokens, AccessError> {
-        Ok(Tokens(read_tokens(path)?))
+        let unbound = |token| BoundToken {
+            token,
+            ranges: None,
+        };
+        Ok(Tokens(read_tokens(path)?.into_iter().map(unbound).collect()))
     }
 
-    /// Compares in constant time: the time depends on the tokens' lengths only.
-    fn contain(&self, token: &[u8]) -> bool {
-        let none = Choice::from(0);
-        let any = self
-            .0
-            .iter()
-            .fold(none, |any, one| any | one.as_bytes().ct_eq(token));
-        any.into()
+    /// Those whose agents may be bound to ranges of addresses.
+    fn load_bound(path: &Path) -> Result<Tokens, AccessError> {
+        Ok(Tokens(read_bound_tokens(path)?))
+    }
+
+    /// Compares with each token in constant time: the time depends on the tokens' lengths only.
+    fn find(&self, token: &[u8]) -> Option<&BoundToken> {
+        let is_equal = |known: &&BoundToken| bool::from(known.token.as_bytes().ct_eq(token));
+        // All of them, also after the one that is equal.
+        self.0.iter().filter(is_equal).last()
     }
 }
 
@@ -171,7 +211,7 @@ mod tests {
             (b"alphaa", false),
             (b"# agents", false),
         ] {
-            assert_eq!(tokens.contain(token), expected, "{token:?}");
+            assert_eq!(tokens.find(token).is_some(), expected, "{token:?}");
         }
         assert_eq!(format!("{tokens:?}"), "2 tokens");
     }

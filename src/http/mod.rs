@@ -8,6 +8,7 @@ mod api;
 mod backups;
 mod body;
 mod connections;
+mod directory_post;
 mod error;
 mod flows_delete;
 mod flows_get;

@@ -81,6 +81,16 @@ pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
     Ok(format)
 }
 
+/// Refuses bodies in other formats than one JSON value.
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    match body_format(headers)? {
+        Format::Json => Ok(()),
+        Format::Ndjson => Err(Problem::MediaType {
+            what: "the body has to be application/json".into(),
+        }),
+    }
+}
+
 /// The one encoding that `Content-Encoding` names.
 pub(super) fn body_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     let mut encoding = Encoding::Identity;

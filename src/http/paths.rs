@@ -1,9 +1,10 @@
 //! The paths of the API, and the methods of each.
 
 use crate::service::PEER_PATH_PREFIX;
+use flow::directory::DIRECTORY_PATH;
 
 /// All paths, and their methods.
-pub(super) const PATHS: [(&str, &str); 9] = [
+pub(super) const PATHS: [(&str, &str); 10] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
     ("/hours", "GET, HEAD, OPTIONS"),
@@ -13,6 +14,7 @@ pub(super) const PATHS: [(&str, &str); 9] = [
     ("/readyz", "GET, HEAD, OPTIONS"),
     ("/backups", "POST, OPTIONS"),
     ("/receipts", "POST, OPTIONS"),
+    (DIRECTORY_PATH, "POST, OPTIONS"),
 ];
 /// Methods of `/backups/ID` and of `/backups/ID/FILE`.
 pub(super) const ONE_BACKUP: &str = "DELETE, OPTIONS";

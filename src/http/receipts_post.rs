@@ -24,7 +24,6 @@ use super::{body, flows_get, negotiate, response};
 use crate::query::{EncodedRows, JsonItems, QueryError};
 use crate::service::{ReceiptInfo, Service, ServiceError};
 use flow::IdempotencyKey;
-use flow::decode::Format;
 
 /// Maximum number of keys in one request.
 const KEYS_MAX: usize = 20_000;
@@ -47,10 +46,7 @@ pub(super) async fn handle(
         .authorize(Permission::Write, headers, request.context)?;
     request.reject_parameters()?;
     let service = api.opened()?.clone();
-    if negotiate::body_format(headers)? != Format::Json {
-        let what = "the body has to be application/json".into();
-        return Err(Problem::MediaType { what });
-    }
+    negotiate::require_json(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
     let bytes_max = api.limits.body_bytes_max.min(BODY_BYTES_MAX);
     let length = headers.get(header::CONTENT_LENGTH);

@@ -20,10 +20,11 @@ use super::paths::{self, backup_path, path_label};
 use super::request::{Request, RequestContext};
 use super::trace::Trace;
 use super::{
-    backups, body, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
+    backups, body, directory_post, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
     partitions, receipts_post, response,
 };
 use crate::service::PEER_PATH_PREFIX;
+use flow::directory::DIRECTORY_PATH;
 
 /// The whole API, as one filter.
 ///
@@ -161,6 +162,9 @@ async fn route(
         ("/backups", ..) if method == Method::POST => backups::start(api, request).await,
         ("/receipts", ..) if method == Method::POST => {
             receipts_post::handle(api, request, body).await
+        }
+        (DIRECTORY_PATH, ..) if method == Method::POST => {
+            directory_post::handle(api, request, body).await
         }
         (_, Some((id, None)), _) if method == Method::DELETE => {
             backups::end(api, request, id).await

@@ -26,10 +26,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backup;
+use crate::directory::Directory;
 use crate::ingest::Permit;
 use crate::query::{Hours, QueryError, QueryLimits, RowFormat, Rows};
 use crate::store::{DataDir, StoreError, StoreOptions};
 use crate::telemetry::Metrics;
+use flow::directory::DirectoryRequest;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
 use flow::{Batch, Hour, HourRange, IdempotencyKey, Totals};
@@ -102,6 +104,15 @@ pub trait Service: Debug + Send + Sync {
     /// Sets the gauges.
     fn observe(&self) -> Result<(), StoreError>;
 
+    /// The directory of the fleet's addresses, with the claims that this node knows.
+    fn directory(&self) -> &Arc<Directory>;
+
+    /// Replaces the claims of an agent, on all nodes. Questions in the request are ignored.
+    ///
+    /// # Errors
+    /// [`ServiceError::DirectoryUnavailable`].
+    fn renew_claims(&self, request: DirectoryRequest) -> BoxFuture<'_, Result<(), ServiceError>>;
+
     /// The backup sessions of its store.
     ///
     /// # Errors
@@ -156,6 +167,8 @@ pub struct ServiceOptions {
     pub data_dir: PathBuf,
     pub store: StoreOptions,
     pub query: QueryLimits,
+    /// Maximum memory of the directory of addresses.
+    pub directory_bytes_max: usize,
     pub metrics: Metrics,
     /// Notified when the files of secrets have to be read again.
     pub reload: watch::Receiver<()>,

@@ -28,6 +28,7 @@ mod corruption;
 mod crash;
 mod daemon;
 mod directions;
+mod directory;
 mod disk;
 mod disk_errors;
 mod edges;

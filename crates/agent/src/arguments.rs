@@ -112,13 +112,19 @@ pub struct Watch {
     pub interval: Duration,
 
     /// CSV file with the columns address and app that names the other ends (dest_app) by their address, address and
-    /// port (10.0.0.7:5432), or range (10.0.0.0/16). It is read again when it changes.
+    /// port (10.0.0.7:5432), or range (10.0.0.0/16). Ranges are for what no agent claims in the directory. It is read
+    /// again when it changes.
     #[arg(long, value_name = "FILE")]
     pub(crate) apps: Option<PathBuf>,
 
-    /// Name of other ends that are not in the table: their address, or unknown.
+    /// Name of other ends that are neither in the table nor in the directory: their address, or unknown.
     #[arg(long, value_enum, default_value = "address")]
     pub(crate) unattributed: Unattributed,
+
+    /// Neither tell the service which applications listen at the addresses of this host, nor ask it for those of other
+    /// hosts.
+    #[arg(long)]
+    pub no_directory: bool,
 
     /// TOML file with the rules that name the applications of this host (src_app). The default rules use the name of
     /// the Kubernetes workload, of the container, of the systemd unit, or of the executable.

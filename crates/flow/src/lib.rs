@@ -8,6 +8,7 @@
 //! - [`Batch`]: validated flows in the encoding that the journal stores, which [`codec`] owns.
 //! - [`query`]: queries, and their encoding in a URL. [`headers`]: names of headers. [`ProblemDocument`]: errors.
 //! - [`decode`]: decodes request bodies into batches. [`gzip`] reads compressed ones.
+//! - [`directory`]: which application has which address and port, as agents tell each other through the service.
 
 mod counters;
 mod encoding;
@@ -29,6 +30,7 @@ pub const BODY_BYTES_MAX: usize = 1 << 30;
 
 mod batch;
 pub mod decode;
+pub mod directory;
 pub mod gzip;
 pub mod headers;
 pub mod query;

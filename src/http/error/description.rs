@@ -199,6 +199,12 @@ impl Problem {
                 "The body is not a list of keys",
                 what.clone(),
             ),
+            Problem::BadDirectoryRequest { what } => Description::new(
+                StatusCode::BAD_REQUEST,
+                "bad-directory-request",
+                "The body is not a request to the directory of addresses",
+                what.clone(),
+            ),
             Problem::NoToken => Description::new(
                 StatusCode::UNAUTHORIZED,
                 "no-token",
@@ -342,6 +348,13 @@ fn describe_service(error: &ServiceError) -> Description {
                 "there is a receipt under a key that Receipt-Notes requires to have none; \
                  {NOTHING_COUNTED}: look up what was counted, and send the rest"
             ),
+        ),
+        ServiceError::DirectoryUnavailable(why) => unavailable(
+            (
+                "directory-unavailable",
+                "The directory cannot take claims of addresses now",
+            ),
+            why.clone(),
         ),
         ServiceError::Unsupported(alternative) => Description::new(
             StatusCode::NOT_IMPLEMENTED,

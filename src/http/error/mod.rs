@@ -76,6 +76,10 @@ pub(super) enum Problem {
     BadKeys {
         what: String,
     },
+    /// The body is not a request to the directory of addresses.
+    BadDirectoryRequest {
+        what: String,
+    },
     /// The request needs a bearer token and has none.
     NoToken,
     /// The request's token is unknown.

@@ -47,6 +47,7 @@ one_of_each! {
     Problem::BadIdempotencyKey => Problem::BadIdempotencyKey,
     Problem::BadNotes => Problem::BadNotes,
     Problem::BadKeys { .. } => Problem::BadKeys { what: text() },
+    Problem::BadDirectoryRequest { .. } => Problem::BadDirectoryRequest { what: text() },
     Problem::NoToken => Problem::NoToken,
     Problem::WrongToken => Problem::WrongToken,
     Problem::TokenLacksRight => Problem::TokenLacksRight,
@@ -76,6 +77,8 @@ one_of_each! {
         ServiceError::OutcomeUnknown { why: text(), keyed: false }.into(),
     Problem::Service(ServiceError::NotVisible(_)) => ServiceError::NotVisible(text()).into(),
     Problem::Service(ServiceError::Unsupported(_)) => ServiceError::Unsupported("ask a node").into(),
+    Problem::Service(ServiceError::DirectoryUnavailable(_)) =>
+        ServiceError::DirectoryUnavailable(text()).into(),
     Problem::Service(ServiceError::Closed) => ServiceError::Closed.into(),
     Problem::Query(QueryError::Overloaded(_)) => QueryError::Overloaded(text()).into(),
     Problem::Query(QueryError::TooLarge { .. }) => QueryError::TooLarge { bytes_max: 1 }.into(),

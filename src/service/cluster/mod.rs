@@ -9,11 +9,13 @@
 //!   applies the messages in its `fetch_queue`, and closes the store. `local_partitions` knows which can be read.
 //! - `checkpoints` uploads copies of stores, and downloads one where a store is missing.
 //! - `scatter_gather` answers queries from the stores of this node and from its `peer`s.
+//! - `addresses` shares the agents' claims of addresses among the nodes.
 //! - `signer` authenticates the announcements by which nodes find each other.
 //! - [`kafka`] is the client of Kafka.
 //!
 //! The consumer group alone decides which node owns a partition; [`Owners`] only announces it.
 
+mod addresses;
 mod assignment;
 mod batcher;
 mod checkpoints;
@@ -48,6 +50,7 @@ use crate::query::Engine;
 use crate::store::StoreOptions;
 use crate::store::codec::IDENTITY_FILE;
 use agent::client::ClientError;
+use addresses::Addresses;
 use agent::durable::{self, DirLock};
 use checkpoints::{CheckpointError, CheckpointStore};
 use flow::{Offset, Partition, PartitionCount};
@@ -168,6 +171,7 @@ pub struct ClusterNode {
     writer: KafkaWriter,
     scatter_gather: ScatterGather,
     engine: Engine,
+    addresses: Addresses,
     /// `None` after [`Service::close`](super::Service::close).
     consumer: Mutex<Option<Consumer>>,
     tasks: Mutex<JoinSet<()>>,
@@ -262,6 +266,7 @@ impl ClusterNode {
         let signer = Arc::new(TokenSigner::new(config.token_file.clone())?);
         let url = &config.url;
         let owners = Owners::open(&settings, url, &producer, signer.clone(), partitions)?;
+        let addresses = Addresses::open(&settings, &producer, options.directory_bytes_max)?;
         let state = Arc::new(NodeState {
             store: share(options.store.clone(), partitions.get() as usize),
             config,
@@ -304,6 +309,7 @@ impl ClusterNode {
             },
             scatter_gather: ScatterGather(state.clone()),
             engine: Engine::new(options.query),
+            addresses,
             state,
             consumer: Mutex::new(Some(consumer)),
             tasks: Mutex::new(tasks),

@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::ClusterNode;
 use super::peer::{FrameEncoder, Request};
 use crate::backup;
+use crate::directory::Directory;
 use crate::ingest::Permit;
 use crate::query::{Hours, QueryError, RowFormat, Rows};
 use crate::service::{Committed, Health, PeerRequest, Service, ServiceError};
 use crate::store::StoreError;
+use flow::directory::DirectoryRequest;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
 use flow::{Batch, Hour, HourRange, IdempotencyKey, ReceiptInfo, Totals};
@@ -79,6 +81,7 @@ impl Service for ClusterNode {
 
     fn observe(&self) -> Result<(), StoreError> {
         let state = &self.state;
+        self.addresses.directory.observe(&state.store.metrics);
         let metrics = state.store.metrics.cluster();
         let progress = state.progress();
         metrics.partitions.set(progress.len() as i64);
@@ -97,6 +100,14 @@ impl Service for ClusterNode {
             }
         }
         Ok(())
+    }
+
+    fn directory(&self) -> &Arc<Directory> {
+        &self.addresses.directory
+    }
+
+    fn renew_claims(&self, request: DirectoryRequest) -> BoxFuture<'_, Result<(), ServiceError>> {
+        Box::pin(self.addresses.renew(request))
     }
 
     fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError> {

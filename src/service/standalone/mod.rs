@@ -11,10 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Committed, Health, OpenError, Service, ServiceError, ServiceOptions};
 use crate::backup;
+use crate::directory::Directory;
 use crate::ingest::Permit;
 use crate::query::{Engine, Hours, QueryError, Rows};
 use crate::store::{DataDir, Recovery, Store, StoreError, WriteHealth};
+use crate::telemetry::Metrics;
 use committer::Committer;
+use flow::directory::DirectoryRequest;
 use flow::query::{HoursQuery, Query};
 use flow::{Batch, Hour, HourRange, IdempotencyKey, ReceiptInfo, Totals};
 
@@ -25,6 +28,8 @@ pub struct Standalone {
     committer: Committer,
     engine: Engine,
     backups: Arc<backup::Sessions>,
+    directory: Arc<Directory>,
+    metrics: Metrics,
     /// Logged when the API is open.
     recovery: Recovery,
     open_time: Duration,
@@ -45,6 +50,8 @@ impl Standalone {
             committer: committer.map_err(OpenError::Thread)?,
             engine: Engine::new(options.query),
             backups: Arc::new(backup::Sessions::new(store.clone())),
+            directory: Arc::new(Directory::new(options.directory_bytes_max)),
+            metrics: options.metrics.clone(),
             store,
             recovery,
             open_time: start.elapsed(),
@@ -130,7 +137,18 @@ impl Service for Standalone {
 
     fn observe(&self) -> Result<(), StoreError> {
         self.committer.observe();
+        self.directory.observe(&self.metrics);
         self.store.observe()
+    }
+
+    fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    fn renew_claims(&self, request: DirectoryRequest) -> BoxFuture<'_, Result<(), ServiceError>> {
+        let renewed = self.directory.renew(request);
+        let renewed = renewed.map_err(|e| ServiceError::DirectoryUnavailable(e.to_string()));
+        Box::pin(std::future::ready(renewed))
     }
 
     fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError> {

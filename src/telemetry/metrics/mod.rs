@@ -24,6 +24,7 @@ struct AllMetrics {
     http: Http,
     ingest: Ingest,
     store: Store,
+    directory: Directory,
     cluster: Cluster,
 }
 
@@ -90,6 +91,14 @@ pub struct Store {
     pub hours_dropped: IntCounter,
 }
 
+/// Metrics of the directory of the fleet's addresses.
+#[derive(Debug)]
+pub struct Directory {
+    pub agents: IntGauge,
+    pub claims: IntGauge,
+    pub conflicts: IntGauge,
+}
+
 /// Metrics of a cluster node. Partitions are labels; there are as many as the journal has.
 #[derive(Debug)]
 pub struct Cluster {
@@ -118,6 +127,10 @@ impl Metrics {
 
     pub fn store(&self) -> &Store {
         &self.all.store
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.all.directory
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -205,6 +218,7 @@ impl Default for AllMetrics {
             http: Http::new(&registrar),
             ingest: Ingest::new(&registrar),
             store: Store::new(&registrar),
+            directory: Directory::new(&registrar),
             cluster: Cluster::new(&registrar),
             registry: registrar.0,
         }
@@ -407,6 +421,25 @@ impl Store {
             hours_dropped: registrar.counter(
                 "flowtally_ledger_entries_dropped_total",
                 "Hours that were dropped by age or on request.",
+            ),
+        }
+    }
+}
+
+impl Directory {
+    fn new(registrar: &Registrar) -> Directory {
+        Directory {
+            agents: registrar.gauge(
+                "flowtally_directory_agents",
+                "Agents that have claimed addresses in the last two minutes.",
+            ),
+            claims: registrar.gauge(
+                "flowtally_directory_claims",
+                "Claims that an application had an address and a port for some time.",
+            ),
+            conflicts: registrar.gauge(
+                "flowtally_directory_conflicts",
+                "Addresses and ports that several agents claim for the same time under different names.",
             ),
         }
     }

@@ -14,7 +14,7 @@ pub use proxy::{Proxy, no_proxy_entries};
 pub(crate) use refusal::redirect_target;
 pub(crate) use request::read_text;
 pub use stream::{Items, describe_read_error};
-pub use tokens::{TokenFileError, read_first_token, read_tokens};
+pub use tokens::{BoundToken, TokenFileError, read_bound_tokens, read_first_token, read_tokens};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Read as _};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Body, RequestBuilder};
@@ -71,6 +72,18 @@ impl Client {
     /// Sends an empty POST request and parses the response as JSON.
     pub fn post_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let response = self.require_success(path, self.to_post(path).send_empty())?;
+        self.json(path, response)
+    }
+
+    /// Sends `body` as JSON, and parses the response as JSON.
+    pub(crate) fn post_as_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let json = serde_json::to_vec(body).map_err(|e| ClientError::Options(e.to_string()))?;
+        let request = self.to_post(path).header("content-type", "application/json");
+        let response = self.require_success(path, request.send(&json))?;
         self.json(path, response)
     }
 

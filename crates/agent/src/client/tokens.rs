@@ -1,10 +1,15 @@
 //! Token files: one token per line. Blank lines, and lines that start with `#`, are skipped. A file can have several
 //! tokens, the old and the new one of a rotation: a server accepts each of them, a client sends the first.
+//!
+//! In the file of write tokens, ranges of addresses may follow a token: an agent with this token can claim only those.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+
 use super::ClientError;
+use crate::units::address_range;
 
 /// A token file that cannot be used. The text has the path and the cause, but no token.
 #[derive(Debug, thiserror::Error)]
@@ -20,12 +25,41 @@ impl From<TokenFileError> for ClientError {
     }
 }
 
+/// A token, and the addresses to which it is bound.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BoundToken {
+    pub token: String,
+    /// The addresses that its agents can claim in the directory; `None` for all.
+    pub ranges: Option<Vec<IpNet>>,
+}
+
 /// Reads all tokens of a file; there is at least one.
 ///
 /// # Errors
 /// The file cannot be read, has no token, or has a line with characters other than visible ASCII.
 pub fn read_tokens(path: &Path) -> Result<Vec<String>, TokenFileError> {
-    read(path, usize::MAX)
+    read(path, usize::MAX, parse_token)
+}
+
+/// Reads all tokens of a file, and the ranges of addresses after each, as in `TOKEN 10.0.0.0/16,fd00::/8`.
+///
+/// # Errors
+/// As for [`read_tokens`]; also if a range is invalid.
+pub fn read_bound_tokens(path: &Path) -> Result<Vec<BoundToken>, TokenFileError> {
+    read(path, usize::MAX, |line| {
+        let (token, ranges) = match line.iter().position(u8::is_ascii_whitespace) {
+            Some(at) => line.split_at(at),
+            None => (line, &b""[..]),
+        };
+        let ranges = std::str::from_utf8(ranges).map_err(|_| "its ranges are not UTF-8".to_owned())?;
+        let ranges = ranges.split(|c: char| c == ',' || c.is_ascii_whitespace());
+        let ranges = ranges.filter(|range| !range.is_empty());
+        let ranges: Vec<IpNet> = ranges.map(range).collect::<Result<_, _>>()?;
+        Ok(BoundToken {
+            token: parse_token(token)?,
+            ranges: (!ranges.is_empty()).then_some(ranges),
+        })
+    })
 }
 
 /// Reads the first token of a file. Later lines are ignored.
@@ -33,10 +67,26 @@ pub fn read_tokens(path: &Path) -> Result<Vec<String>, TokenFileError> {
 /// # Errors
 /// As for [`read_tokens`].
 pub fn read_first_token(path: &Path) -> Result<String, TokenFileError> {
-    Ok(read(path, 1)?.remove(0))
+    Ok(read(path, 1, parse_token)?.remove(0))
 }
 
-fn read(path: &Path, count_max: usize) -> Result<Vec<String>, TokenFileError> {
+fn range(text: &str) -> Result<IpNet, String> {
+    address_range(text).map_err(|why| format!("{text}: {why}"))
+}
+
+/// The error does not contain the token.
+fn parse_token(line: &[u8]) -> Result<String, String> {
+    match line.iter().all(u8::is_ascii_graphic) {
+        true => Ok(line.iter().map(|byte| char::from(*byte)).collect()),
+        false => Err("it is not a token: it has characters other than visible ASCII".into()),
+    }
+}
+
+fn read<T>(
+    path: &Path,
+    count_max: usize,
+    parse: impl Fn(&[u8]) -> Result<T, String>,
+) -> Result<Vec<T>, TokenFileError> {
     let unusable = |cause: String| TokenFileError {
         path: path.to_owned(),
         cause,
@@ -45,15 +95,10 @@ fn read(path: &Path, count_max: usize) -> Result<Vec<String>, TokenFileError> {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let is_token = |(_, line): &(usize, &[u8])| !line.is_empty() && !line.starts_with(b"#");
     let lines = (1..).zip(lines).filter(is_token).take(count_max);
-    let tokens = lines.map(
-        |(number, line)| match line.iter().all(u8::is_ascii_graphic) {
-            true => Ok(line.iter().map(|byte| char::from(*byte)).collect()),
-            false => Err(unusable(format!(
-                "line {number} is not a token: it has characters other than visible ASCII"
-            ))),
-        },
-    );
-    let tokens: Vec<String> = tokens.collect::<Result<_, _>>()?;
+    let tokens = lines.map(|(number, line)| {
+        parse(line).map_err(|why| unusable(format!("line {number}: {why}")))
+    });
+    let tokens: Vec<T> = tokens.collect::<Result<_, _>>()?;
     match tokens.is_empty() {
         true => Err(unusable(
             "there is no token in it; write one per line".into(),
@@ -83,6 +128,18 @@ mod tests {
             assert!(error.contains(words), "{error}");
         }
         assert_eq!(read_first_token(&path).unwrap(), "a");
+        fs::write(&path, b"plain\nbound 10.0.0.0/16, fd00::7\n").unwrap();
+        let tokens = read_bound_tokens(&path).unwrap();
+        assert_eq!((&*tokens[0].token, &tokens[0].ranges), ("plain", &None));
+        let ranges = ["10.0.0.0/16", "fd00::7/128"].map(|range| range.parse().unwrap());
+        assert_eq!(
+            (&*tokens[1].token, &tokens[1].ranges),
+            ("bound", &Some(ranges.to_vec()))
+        );
+        fs::write(&path, b"secret 10.0.0.0/33\n").unwrap();
+        let error = read_bound_tokens(&path).err().unwrap().to_string();
+        assert!(error.contains("line 1") && error.contains("10.0.0.0/33"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
         let error = read_tokens(Path::new("/nowhere/tokens"))
             .unwrap_err()
             .to_string();

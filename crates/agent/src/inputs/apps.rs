@@ -110,6 +110,18 @@ impl Apps {
         }
     }
 
+    /// The application that listens there, if the table has this endpoint, or exactly this address.
+    pub(crate) fn of_one(&self, endpoint: SocketAddr) -> Option<&str> {
+        if let Some(app) = self.endpoints.get(&canonical(endpoint)) {
+            return Some(&app.name);
+        }
+        let app = match endpoint.ip().to_canonical() {
+            IpAddr::V4(address) => self.v4.get(&address.into())?,
+            IpAddr::V6(address) => self.v6.get(&address.into())?,
+        };
+        Some(&app.name)
+    }
+
     /// The application with this address.
     pub(super) fn of(&self, address: IpAddr) -> Option<&str> {
         let app = match address.to_canonical() {
@@ -215,6 +227,13 @@ mod tests {
                 app,
                 "{endpoint}"
             );
+        }
+        for (endpoint, app) in [
+            ("10.0.0.7:5432", Some("db")),
+            ("10.0.0.7:1", Some("host")),
+            ("10.0.0.9:1", None),
+        ] {
+            assert_eq!(apps.of_one(endpoint.parse().unwrap()), app, "{endpoint}");
         }
         let twice = "address,app\n10.0.0.7:80,a\n10.0.0.7:80,b\n";
         let error = Apps::read(twice.as_bytes()).unwrap_err().to_string();

@@ -64,11 +64,21 @@ impl Names {
     }
 
     pub(crate) fn of(&self, remote: SocketAddr) -> Arc<str> {
+        self.of_any(remote).0
+    }
+
+    /// The name, and whether the table has one.
+    pub(crate) fn of_any(&self, remote: SocketAddr) -> (Arc<str>, bool) {
         match (self.apps.of_endpoint(remote), self.unattributed) {
-            (Some(name), _) => name.into(),
-            (None, Unattributed::Address) => remote.ip().to_string().into(),
-            (None, Unattributed::Unknown) => self.unknown.clone(),
+            (Some(name), _) => (name.into(), true),
+            (None, Unattributed::Address) => (remote.ip().to_string().into(), false),
+            (None, Unattributed::Unknown) => (self.unknown.clone(), false),
         }
+    }
+
+    /// The name that the table has for this endpoint, or for exactly this address.
+    pub(crate) fn of_one(&self, remote: SocketAddr) -> Option<Arc<str>> {
+        self.apps.of_one(remote).map(Arc::from)
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use flow::Counters;
 
+use super::clock::{Span, now_ms};
 use super::sock_diag::{SockDiag, State, TcpSocket};
 
 /// How long a port on which nobody listens any more is remembered, for connections that were accepted there.
@@ -34,6 +35,8 @@ struct Connection {
     direction: Direction,
     /// The name of the application that owns it; `None` until it is known.
     app: Option<Arc<str>>,
+    /// The name of the other end, if the directory has given it one.
+    peer: Option<Arc<str>>,
     /// The bytes that were counted.
     counted: Counters,
     has_received_fin: bool,
@@ -46,7 +49,13 @@ pub(super) struct NewBytes {
     pub(super) cookie: u64,
     /// The application that opened the connection; `None` if it is not known, as of a socket that was never seen alive.
     pub(super) app: Option<Arc<str>>,
+    /// The name of the other end, if the directory has given it one.
+    pub(super) peer: Option<Arc<str>>,
+    /// The socket has ended, and was never seen alive.
+    pub(super) is_unseen: bool,
     pub(super) remote: SocketAddr,
+    /// When the other end was heard last.
+    pub(super) heard: Span,
     pub(super) bytes: Counters,
     /// All bytes of the connection up to now.
     pub(super) total: Counters,
@@ -58,6 +67,11 @@ pub(super) struct Connections {
     connections: HashMap<u64, Connection>,
     /// The ports on which a socket listens, or did, and when that was seen.
     listeners: HashMap<u16, Instant>,
+    /// The sockets that listened at the last look, and when that was.
+    listening: Vec<TcpSocket>,
+    looked_at: Span,
+    /// All messages about ends from before this time were read.
+    ends_read_at: u64,
     ephemeral_ports: RangeInclusive<u16>,
 }
 
@@ -76,6 +90,9 @@ impl Connections {
                 .map(|(cookie, counted)| (cookie, connection(counted)))
                 .collect(),
             listeners: HashMap::new(),
+            listening: Vec::new(),
+            looked_at: Span::default(),
+            ends_read_at: now_ms(),
             ephemeral_ports: ephemeral_ports(),
         }
     }
@@ -83,6 +100,23 @@ impl Connections {
     /// Connections that are followed, at both ends.
     pub(super) fn len(&self) -> usize {
         self.connections.len()
+    }
+
+    /// The sockets that listened at the last look.
+    pub(super) fn listening(&self) -> &[TcpSocket] {
+        &self.listening
+    }
+
+    /// When the last look was.
+    pub(super) fn looked_at(&self) -> Span {
+        self.looked_at
+    }
+
+    /// Names the other end of a connection.
+    pub(super) fn name_peer(&mut self, cookie: u64, peer: &Arc<str>) {
+        if let Some(connection) = self.connections.get_mut(&cookie) {
+            connection.peer = Some(peer.clone());
+        }
     }
 
     /// The bytes of each connection that were counted.
@@ -103,13 +137,21 @@ impl Connections {
     ) -> io::Result<()> {
         let now = Instant::now();
         let mut sockets = Vec::new();
+        let from = now_ms();
+        self.listening.clear();
         kernel.dump(|socket| match socket.state {
             State::Listening => {
                 self.listeners.insert(socket.local.port(), now);
+                self.listening.push(socket);
             }
             State::Opening | State::Ended => {}
             State::Established | State::PeerHasFinished => sockets.push(socket),
         })?;
+        let at = Span {
+            from,
+            to: now_ms(),
+        };
+        self.looked_at = at;
         self.listeners
             .retain(|_, seen| now.duration_since(*seen) < LISTENER_KEPT);
         let mut unknown = Vec::new();
@@ -140,7 +182,7 @@ impl Connections {
                 && let Some(info) = &socket.info
             {
                 let total = info.bytes(connection.has_received_fin);
-                let new = connection.count(socket, total);
+                let new = connection.count(socket, total, at.before(info.heard_ago));
                 if new.bytes != Counters::default() {
                     count(new);
                 }
@@ -173,10 +215,17 @@ impl Connections {
         mut count: impl FnMut(NewBytes),
     ) -> io::Result<bool> {
         let mut ended = Vec::new();
+        let now = now_ms();
+        let from = std::mem::replace(&mut self.ends_read_at, now);
         let have_lost = kernel.read_destroyed(|socket| ended.push(socket))?;
+        let at = Span {
+            from,
+            to: now_ms(),
+        };
         for socket in ended {
             let Some(info) = socket.info else { continue };
             let known = self.connections.remove(&socket.cookie);
+            let is_unseen = known.is_none();
             let mut connection =
                 known.unwrap_or_else(|| Connection::new(self.direction(&socket), Instant::now()));
             if connection.direction == Direction::Inbound {
@@ -184,7 +233,9 @@ impl Connections {
             }
             let has_received_fin = connection.has_received_fin
                 || info.received > 0 && has_received_fin(kernel, &socket)?;
-            let new = connection.count(&socket, info.bytes(has_received_fin));
+            let heard = at.before(info.heard_ago);
+            let mut new = connection.count(&socket, info.bytes(has_received_fin), heard);
+            new.is_unseen = is_unseen;
             if new.total != Counters::default() {
                 count(new);
             }
@@ -217,6 +268,7 @@ impl Connection {
         Connection {
             direction,
             app: None,
+            peer: None,
             counted: Counters::default(),
             has_received_fin: false,
             listed_at: now,
@@ -224,7 +276,7 @@ impl Connection {
     }
 
     /// Counts the bytes that are new. `total` has all bytes of the connection so far.
-    fn count(&mut self, socket: &TcpSocket, total: Counters) -> NewBytes {
+    fn count(&mut self, socket: &TcpSocket, total: Counters, heard: Span) -> NewBytes {
         let before = self.counted;
         self.counted = Counters {
             tx: before.tx.max(total.tx),
@@ -233,7 +285,10 @@ impl Connection {
         NewBytes {
             cookie: socket.cookie,
             app: self.app.clone(),
+            peer: self.peer.clone(),
+            is_unseen: false,
             remote: socket.remote,
+            heard,
             bytes: Counters {
                 tx: self.counted.tx - before.tx,
                 rx: self.counted.rx - before.rx,
@@ -294,6 +349,7 @@ mod tests {
                 received: 300,
                 sent: Some(100),
                 unsent: 0,
+                heard_ago: 5,
             }),
         }
     }
@@ -326,10 +382,12 @@ mod tests {
         let socket = socket(50000, 101, false);
         let connection = connections.connections.get_mut(&1).unwrap();
         let total = Counters { tx: 100, rx: 300 };
-        let new = connection.count(&socket, total);
+        let heard = Span { from: 90, to: 95 };
+        let new = connection.count(&socket, total, heard);
+        assert_eq!(new.heard, heard);
         assert_eq!(new.bytes, Counters { tx: 60, rx: 200 });
         assert_eq!(new.total, total);
-        assert_eq!(connection.count(&socket, total).bytes, Counters::default());
+        assert_eq!(connection.count(&socket, total, heard).bytes, Counters::default());
         assert_eq!(connections.counted().collect::<Vec<_>>(), [(1, total)]);
     }
 }

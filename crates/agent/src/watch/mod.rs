@@ -3,56 +3,59 @@
 //! ```text
 //! kernel ── sock_diag ──▶ connections ── new bytes ──▶ sums ── report ──▶ spool ──▶ service
 //!            dump, ends        │                         ▲
-//!                              └── own, names ───────────┘  src_app, dest_app
+//!                              └── own, destinations ────┘  src_app, dest_app
 //! ```
 //!
 //! - [`sock_diag`] asks the kernel for all sockets, and gets a message about each one that ends; [`tcp_info`] has their
 //!   counters; [`namespaces`] are the network namespaces of the host.
 //! - [`connections`] tells which end opened a connection, and which bytes are new.
-//! - [`own`] names the applications of this host, [`Names`] those at the other ends.
+//! - [`own`] names the applications of this host, [`destinations`] those at the other ends: by a table, and by the
+//!   directory at the service, which each agent tells about its own [`addresses`].
 //! - [`Sums`] are the bytes since the last report. [`saved`] keeps what was counted in step with the spool.
 
+mod addresses;
+mod clock;
 mod connections;
+mod destinations;
 mod namespaces;
+mod netlink;
 mod own;
 mod saved;
 mod sock_diag;
 mod tcp_info;
+mod totals;
 mod vpc;
+mod watched;
 
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use self::connections::{Connections, NewBytes};
-use self::namespaces::Namespace;
+use self::connections::NewBytes;
+use self::destinations::{Destination, Destinations, Waiter, agent_id};
 use self::own::{OwnNames, RulesError};
-use self::saved::{Ended, Saved, SavedError, SocketId};
-use self::sock_diag::SockDiag;
-use crate::arguments::{NamespaceSelection, Watch};
-use crate::command::{eprint_line, signals};
+use self::saved::{Ended, EndedWaits, Saved, SavedError};
+use self::totals::{MetricsFile, Totals};
+use self::watched::Namespaces;
+use crate::arguments::Watch;
+use crate::command::{connect, eprint_line, signals};
 use crate::delivery::{SendError, Sender};
 use crate::report::{
-    MetricsError, MetricsText, Names, PAIRS_OF_A_REPORT, SECONDS_PER_HOUR, SPOOL_IS_FULL, Sums,
-    hour_now, jittered, send_last, since_epoch, start_sender,
+    Names, PAIRS_OF_A_REPORT, SECONDS_PER_HOUR, SPOOL_IS_FULL, Sums, hour_now, jittered, send_last,
+    since_epoch, start_sender,
 };
 
 /// The time between two looks at all sockets.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// The messages about connections that end are read at once, and then together for so long: many at a time cost less.
 const ENDS_INTERVAL: Duration = Duration::from_millis(20);
+/// With the directory, the kernel is asked so often whether anything happened: that bounds when it was.
+const QUIET_INTERVAL: Duration = Duration::from_millis(100);
 /// Ends that wait to be noted while the disk is full. The oldest are dropped: they are counted, unless the agent is killed.
 const UNNOTED_MAX: usize = 10_000;
-/// A namespace is closed when no process has been in it for so long: what was open there has ended by then.
-const EMPTY_NAMESPACE_KEPT: Duration = Duration::from_secs(10);
-/// Closed namespaces that may be opened again.
-const CLOSED_NAMESPACES_MAX: usize = 10_000;
-const EPERM: i32 = Errno::PERM.raw_os_error();
 
 /// The error that ends the agent.
 #[derive(Debug, thiserror::Error)]
@@ -91,36 +94,14 @@ pub fn run(arguments: &Watch) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// One network namespace.
-#[derive(Debug)]
-struct Watched {
-    kernel: SockDiag,
-    connections: Connections,
-    /// When it was last on the list.
-    listed_at: Instant,
-}
-
-/// What the agent has done since it started.
-#[derive(Debug, Default)]
-struct Totals {
-    looks: u64,
-    reports: u64,
-    bytes_tx: u64,
-    bytes_rx: u64,
-    /// Of applications of this host that are not known.
-    unattributed_bytes: u64,
-    lost_ends: u64,
-}
-
 #[derive(Debug)]
 struct Watcher {
-    namespaces: HashMap<u64, Watched>,
-    /// What was counted in namespaces that are not open: none of their processes is listed.
-    closed: HashMap<u64, HashMap<u64, flow::Counters>>,
-    selection: NamespaceSelection,
+    namespaces: Namespaces,
     with_loopback: bool,
+    /// How long to wait for the kernel at most.
+    quiet_interval: Duration,
     own: OwnNames,
-    names: Names,
+    destinations: Destinations,
     vpc_id: String,
     interval: Duration,
     sums: Sums,
@@ -135,8 +116,7 @@ struct Watcher {
     saved: Saved,
     sender: Sender,
     totals: Totals,
-    metrics_file: Option<PathBuf>,
-    metrics_error: MetricsError,
+    metrics_file: MetricsFile,
     is_spool_full: bool,
 }
 
@@ -151,20 +131,19 @@ impl Watcher {
         };
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
         let boot_id = boot_id.map_err(WatchError::Kernel)?.trim().to_owned();
-        let (saved, restored) = Saved::open(&arguments.state_dir, boot_id)?;
+        let (saved, restored) = Saved::open(&arguments.state_dir, boot_id.clone())?;
         let mut sums = Sums::default();
-        for ended in &restored.ended {
-            let bytes = flow::Counters {
-                tx: ended.bytes_tx,
-                rx: ended.bytes_rx,
-            };
-            if bytes != flow::Counters::default() {
-                sums.add(&ended.src_app, &ended.dest_app, ended.hour, bytes);
-            }
+        let mut waiting = restored.waiting;
+        let mut destinations = match restored.is_same_boot {
+            true => Destinations::new(names, std::mem::take(&mut waiting)),
+            false => Destinations::new(names, Vec::new()),
+        };
+        // The times at which the other ends were heard mean nothing after a restart of the system.
+        for (_, waited) in &waiting {
+            destinations.settle(waited, &mut sums);
         }
-        let mut counted: HashMap<u64, HashMap<u64, flow::Counters>> = HashMap::new();
-        for ((namespace, cookie), bytes) in restored.counted {
-            counted.entry(namespace).or_default().insert(cookie, bytes);
+        for ended in &restored.ended {
+            destinations.add_ended(ended, restored.is_same_boot, &mut sums);
         }
         let sender = start_sender(
             &arguments.service,
@@ -172,13 +151,23 @@ impl Watcher {
             &Saved::spool(&arguments.state_dir),
             arguments.spool_max,
         )?;
+        let mut quiet_interval = LOOK_INTERVAL;
+        if !arguments.no_directory {
+            let client = connect::client(&arguments.service.url, &arguments.credentials);
+            let client = client.map_err(WatchError::Arguments)?;
+            let agent = agent_id(&boot_id, &arguments.state_dir);
+            destinations
+                .use_directory(client, agent, &vpc_id, arguments.interval)
+                .map_err(|e| WatchError::Arguments(format!("cannot start a thread: {e}")))?;
+            quiet_interval = QUIET_INTERVAL;
+        }
+        let namespaces = Namespaces::open(arguments.netns, restored.counted);
         let mut watcher = Watcher {
-            namespaces: HashMap::new(),
-            closed: counted,
-            selection: arguments.netns,
+            namespaces: namespaces.map_err(WatchError::Kernel)?,
             with_loopback: arguments.loopback,
+            quiet_interval,
             own,
-            names,
+            destinations,
             vpc_id,
             interval: arguments.interval,
             sums,
@@ -190,11 +179,9 @@ impl Watcher {
             saved,
             sender,
             totals: Totals::default(),
-            metrics_file: arguments.metrics_file.clone(),
-            metrics_error: MetricsError::default(),
+            metrics_file: MetricsFile::new(arguments.metrics_file.clone()),
             is_spool_full: false,
         };
-        watcher.open_namespaces()?;
         if restored.is_first {
             watcher.begin()?;
         }
@@ -203,14 +190,13 @@ impl Watcher {
 
     /// At the first start: what connections have carried before does not count, since nobody knows in which hour that was.
     fn begin(&mut self) -> Result<(), WatchError> {
-        for (&namespace, watched) in &mut self.namespaces {
+        for (namespace, watched) in self.namespaces.iter_mut() {
             let own = &mut self.own;
             let (kernel, connections) = (&mut watched.kernel, &mut watched.connections);
             let looked = connections.look(kernel, |sockets| own.of(namespace, sockets), |_| {});
             looked.map_err(WatchError::Kernel)?;
         }
-        let counted: Vec<_> = self.counted().collect();
-        Ok(self.saved.begin(counted.into_iter())?)
+        Ok(self.saved.begin(self.namespaces.counted())?)
     }
 
     fn run(&mut self, mut signalled: &UnixStream) -> Result<(), WatchError> {
@@ -228,6 +214,7 @@ impl Watcher {
             if Instant::now() >= look_at || is_ending {
                 self.look()?;
             }
+            self.name_destinations(is_ending);
             let is_full = self.sums.len() >= PAIRS_OF_A_REPORT && !self.is_spool_full;
             let is_due = Instant::now() >= report_at || is_full;
             if is_due || is_ending {
@@ -245,17 +232,18 @@ impl Watcher {
         }
     }
 
-    /// Waits until a socket has ended, a signal has arrived, or the time has come.
+    /// Waits until a socket has ended, an address has changed, a signal has arrived, or the time has come.
     fn wait(&self, until: Instant, signalled: &UnixStream) -> Result<(), WatchError> {
         let mut fds = vec![PollFd::new(signalled, PollFlags::IN)];
-        let kernels = self.namespaces.values();
-        fds.extend(
-            kernels.map(|watched| {
-                PollFd::from_borrowed_fd(watched.kernel.destroyed_fd(), PollFlags::IN)
-            }),
-        );
+        let kernels = self.namespaces.iter().flat_map(|watched| {
+            [
+                watched.kernel.destroyed_fd(),
+                watched.addresses.changes_fd(),
+            ]
+        });
+        fds.extend(kernels.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).ok();
+        let timeout = Timespec::try_from(left.min(self.quiet_interval)).ok();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(WatchError::Kernel(error.into())),
@@ -268,22 +256,31 @@ impl Watcher {
         if since_epoch().saturating_sub(self.looked_at_since_epoch) > 2 * LOOK_INTERVAL {
             self.hour = hour_now();
         }
-        if let Err(error) = self.names.reload() {
-            eprint_line(&format!("flowtally: {error}; the names before stay"));
-        }
-        if self.selection == NamespaceSelection::All {
-            self.open_namespaces()?;
-        }
+        self.destinations.reload();
+        self.namespaces.update().map_err(WatchError::Kernel)?;
         let mut new_bytes = Vec::new();
-        for (&namespace, watched) in &mut self.namespaces {
+        for (namespace, watched) in self.namespaces.iter_mut() {
             let own = &mut self.own;
+            let addresses = &mut watched.addresses;
+            // Before the sockets: an address that is lost later is lost with the next look.
+            addresses.update().map_err(WatchError::Kernel)?;
             let looked = watched.connections.look(
                 &mut watched.kernel,
                 |sockets| own.of(namespace, sockets),
                 |bytes| new_bytes.push((namespace, bytes)),
             );
             looked.map_err(WatchError::Kernel)?;
+            let connections = &watched.connections;
+            self.destinations.look(
+                namespace,
+                connections.looked_at(),
+                addresses,
+                connections.listening(),
+                |sockets| own.of(namespace, sockets),
+            );
         }
+        let (namespaces, listening) = (self.namespaces.ids(), self.namespaces.listening());
+        self.destinations.keep(&namespaces, &listening);
         for (namespace, bytes) in new_bytes {
             self.count(namespace, bytes, false);
         }
@@ -295,11 +292,12 @@ impl Watcher {
         Ok(())
     }
 
-    /// Counts the last bytes of sockets that have ended.
+    /// Counts the last bytes of sockets that have ended, and notices which addresses have changed.
     fn end(&mut self) -> Result<(), WatchError> {
         self.ended_at = Instant::now();
         let mut new_bytes = Vec::new();
-        for (&namespace, watched) in &mut self.namespaces {
+        for (namespace, watched) in self.namespaces.iter_mut() {
+            watched.addresses.update().map_err(WatchError::Kernel)?;
             let ended = watched.connections.end(&mut watched.kernel, |bytes| {
                 new_bytes.push((namespace, bytes))
             });
@@ -336,11 +334,17 @@ impl Watcher {
         }
         self.totals.bytes_tx += new.bytes.tx;
         self.totals.bytes_rx += new.bytes.rx;
-        let dest_app = self.names.of(new.remote);
-        if all > 0 {
-            self.sums.add(&src_app, &dest_app, self.hour, new.bytes);
-        }
+        let socket = (namespace, new.cookie);
+        let (sums, hour) = (&mut self.sums, self.hour);
+        let destination = (self.destinations).add(sums, socket, &src_app, &new, hour);
         if has_ended {
+            let (dest_app, waits) = match destination {
+                Destination::Named(name) => (name, None),
+                Destination::Waits(heard) => {
+                    let remote = new.remote;
+                    ("".into(), Some(EndedWaits { remote, heard }))
+                }
+            };
             self.ended.push(Ended {
                 namespace,
                 cookie: new.cookie,
@@ -349,7 +353,21 @@ impl Watcher {
                 hour: self.hour,
                 bytes_tx: new.total.tx,
                 bytes_rx: new.total.rx,
+                waits,
             });
+        }
+    }
+
+    /// Adds to the sums what has waited for a name, and asks the directory for others; at the end for the last time.
+    fn name_destinations(&mut self, is_ending: bool) {
+        let namespaces = &mut self.namespaces;
+        (self.destinations).exchange(&mut self.sums, |(namespace, cookie), name| {
+            if let Some(watched) = namespaces.get_mut(namespace) {
+                watched.connections.name_peer(cookie, name);
+            }
+        });
+        if is_ending {
+            self.destinations.finish(&mut self.sums);
         }
     }
 
@@ -360,7 +378,10 @@ impl Watcher {
         }
         let key = Sender::random_key();
         let json = self.sums.to_json(&self.vpc_id)?;
-        let prepared = self.saved.prepare(&key, self.counted());
+        let waiting = self.destinations.all_waiting();
+        let waiting = waiting.map(|(waiter, waited)| (waiter.clone(), waited.clone()));
+        let counted = self.namespaces.counted();
+        let prepared = self.saved.prepare(&key, counted, waiting.collect());
         let saved = &mut self.saved;
         let stored = match prepared {
             Err(error) if error.is_out_of_space() => false,
@@ -388,105 +409,14 @@ impl Watcher {
         Ok(())
     }
 
-    /// Opens the namespaces that are new, and closes those that are gone.
-    fn open_namespaces(&mut self) -> Result<(), WatchError> {
-        let now = Instant::now();
-        let own = Namespace::own().map_err(WatchError::Kernel)?;
-        let listed = match self.selection {
-            NamespaceSelection::Host => Ok(vec![own.clone()]),
-            NamespaceSelection::All => Namespace::all(),
-        };
-        for namespace in listed.map_err(WatchError::Kernel)? {
-            if let Some(watched) = self.namespaces.get_mut(&namespace.id) {
-                watched.listed_at = now;
-                continue;
-            }
-            let kernel = match namespace.open() {
-                Ok(kernel) => kernel,
-                Err(error) if namespace == own || error.raw_os_error() == Some(EPERM) => {
-                    return Err(WatchError::Kernel(error));
-                }
-                // It may have ended since it was listed, or is being made.
-                Err(_) => continue,
-            };
-            let counted = self.closed.remove(&namespace.id).unwrap_or_default();
-            let watched = Watched {
-                kernel,
-                connections: Connections::new(counted),
-                listed_at: now,
-            };
-            self.namespaces.insert(namespace.id, watched);
-        }
-        let is_gone =
-            |watched: &Watched| now.duration_since(watched.listed_at) >= EMPTY_NAMESPACE_KEPT;
-        for (id, watched) in self.namespaces.extract_if(|_, watched| is_gone(watched)) {
-            let counted: HashMap<_, _> = watched.connections.counted().collect();
-            if !counted.is_empty() && self.closed.len() < CLOSED_NAMESPACES_MAX {
-                self.closed.insert(id, counted);
-            }
-        }
-        Ok(())
-    }
-
-    /// The bytes of each connection that were counted.
-    fn counted(&self) -> impl Iterator<Item = (SocketId, flow::Counters)> {
-        let open = self.namespaces.iter().flat_map(|(&namespace, watched)| {
-            let counted = watched.connections.counted();
-            counted.map(move |(cookie, bytes)| ((namespace, cookie), bytes))
-        });
-        let closed = self.closed.iter().flat_map(|(&namespace, counted)| {
-            let counted = counted.iter();
-            counted.map(move |(cookie, bytes)| ((namespace, *cookie), *bytes))
-        });
-        open.chain(closed)
-    }
-
     fn write_metrics(&mut self) {
-        let Some(path) = &self.metrics_file else {
-            return;
-        };
-        let totals = &self.totals;
-        let connections = self.namespaces.values();
-        let connections = connections.map(|watched| watched.connections.len()).sum();
-        let mut text = MetricsText::default();
-        text.gauge(
-            "connections",
-            "Connections that the agent follows, at both ends.",
-            connections,
+        self.metrics_file.write(
+            &self.totals,
+            &self.namespaces,
+            &self.destinations,
+            self.sums.many_bytes,
+            &self.sender.report(),
         );
-        text.gauge(
-            "namespaces",
-            "Network namespaces that the agent looks at.",
-            self.namespaces.len(),
-        );
-        text.counter("looks_total", "Looks at all sockets.", totals.looks);
-        text.counter(
-            "reports_total",
-            "Reports that were put into the spool.",
-            totals.reports,
-        );
-        text.counter(
-            "bytes_tx_total",
-            "Bytes that outbound connections have sent.",
-            totals.bytes_tx,
-        );
-        text.counter(
-            "bytes_rx_total",
-            "Bytes that outbound connections have received.",
-            totals.bytes_rx,
-        );
-        text.counter(
-            "unattributed_bytes_total",
-            "Bytes whose source application is not known, and of destinations beyond the limit of a report.",
-            totals.unattributed_bytes + self.sums.many_bytes,
-        );
-        text.counter(
-            "lost_ends_total",
-            "Times that the kernel dropped messages about connections that ended, because the agent was too slow.",
-            totals.lost_ends,
-        );
-        text.delivery(&self.sender.report());
-        self.metrics_error.report(path, text.write(path));
     }
 }
 

@@ -9,6 +9,7 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::addresses::Addresses;
 use super::sock_diag::SockDiag;
 
 /// The namespace of this process.
@@ -61,19 +62,19 @@ impl Namespace {
         Ok(all)
     }
 
-    /// Opens the kernel's interface in this namespace.
+    /// Opens the kernel's interfaces in this namespace: for sockets, and for addresses.
     ///
     /// # Errors
     /// Also if another namespace than the agent's is given, and the agent lacks CAP_SYS_ADMIN.
-    pub(super) fn open(&self) -> io::Result<SockDiag> {
+    pub(super) fn open(&self) -> io::Result<(SockDiag, Addresses)> {
         if self.path == Path::new(OWN) {
-            return SockDiag::open();
+            return Ok((SockDiag::open()?, Addresses::open()?));
         }
         let file = File::open(&self.path)?;
         // A thread of its own, since a thread stays in its namespace.
         let open = move || {
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-            SockDiag::open()
+            Ok((SockDiag::open()?, Addresses::open()?))
         };
         let opener = thread::Builder::new()
             .name("namespace".into())

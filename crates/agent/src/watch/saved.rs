@@ -19,20 +19,25 @@
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flow::Counters;
 use serde::{Deserialize, Serialize};
 
+use super::clock::Span;
+use super::destinations::{Waited, Waiter};
 use crate::delivery::spool_holds;
 use crate::durable::{self, DirLock, OutOfSpace};
 
 /// While no report can be stored, connections that end are noted up to this size. They are counted nevertheless, unless the
 /// agent is killed.
 const ENDED_BYTES_MAX: u64 = 64 << 20;
-/// The format of the files.
-const VERSION: u32 = 1;
+/// The format of the files. Version 1 had nothing that waits.
+const VERSION: u32 = 2;
+const VERSIONS: RangeInclusive<u32> = 1..=VERSION;
 
 /// A socket: the inode of its network namespace, and its cookie. Unique until the system restarts.
 pub(super) type SocketId = (u64, u64);
@@ -48,6 +53,9 @@ struct Counted {
     key: String,
     /// Network namespace, cookie, bytes sent and received.
     connections: Vec<(u64, u64, u64, u64)>,
+    /// Bytes that are counted and not in a report: they wait for the name of their destination.
+    #[serde(default)]
+    waiting: Vec<(Waiter, Waited)>,
 }
 
 /// A line of `ended-NUMBER`.
@@ -61,6 +69,17 @@ pub(super) struct Ended {
     /// All bytes of the connection.
     pub(super) bytes_tx: u64,
     pub(super) bytes_rx: u64,
+    /// `dest_app` is not known yet: the bytes wait for its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) waits: Option<EndedWaits>,
+}
+
+/// An end whose destination has no name yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EndedWaits {
+    pub(super) remote: SocketAddr,
+    /// When the other end was heard last.
+    pub(super) heard: Span,
 }
 
 /// The error of a directory that cannot be used.
@@ -105,6 +124,10 @@ pub(super) struct Restored {
     pub(super) counted: HashMap<SocketId, Counters>,
     /// Connections that ended, with the bytes that no report has.
     pub(super) ended: Vec<Ended>,
+    /// Bytes that the reports lack, since they wait for a name.
+    pub(super) waiting: Vec<(Waiter, Waited)>,
+    /// The system was not restarted since, so the times in it are of the same clock.
+    pub(super) is_same_boot: bool,
 }
 
 impl Saved {
@@ -150,9 +173,11 @@ impl Saved {
                 .collect(),
             // Also those from before a restart of the system: their bytes were sent.
             ended: read_ended(&saved.ended_path(saved.report)).map_err(at)?,
+            waiting: counted.waiting,
+            is_same_boot: counted.boot_id == saved.boot_id,
         };
         restored.subtract_counted();
-        if counted.boot_id != saved.boot_id {
+        if !restored.is_same_boot {
             restored.counted.clear();
         }
         Ok((saved, restored))
@@ -163,7 +188,7 @@ impl Saved {
         &mut self,
         counted: impl Iterator<Item = (SocketId, Counters)>,
     ) -> Result<(), SavedError> {
-        self.prepare("", counted)?;
+        self.prepare("", counted, Vec::new())?;
         let at = |error| SavedError::Io {
             path: self.counted(),
             error,
@@ -208,11 +233,13 @@ impl Saved {
         write().map_err(|error| SavedError::Io { path, error })
     }
 
-    /// Prepares the next report: from its key, and the bytes that are counted with it.
+    /// Prepares the next report: from its key, the bytes that are counted with it, and those of them that it lacks,
+    /// because they wait for a name.
     pub(super) fn prepare(
         &self,
         key: &str,
         counted: impl Iterator<Item = (SocketId, Counters)>,
+        waiting: Vec<(Waiter, Waited)>,
     ) -> Result<(), SavedError> {
         let counted = Counted {
             version: VERSION,
@@ -222,6 +249,7 @@ impl Saved {
             connections: counted
                 .map(|((namespace, cookie), bytes)| (namespace, cookie, bytes.tx, bytes.rx))
                 .collect(),
+            waiting,
         };
         let path = self.next();
         let write = || {
@@ -309,9 +337,12 @@ fn read(path: &Path) -> Result<Option<Counted>, SavedError> {
     };
     let counted: Counted =
         serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
-    match counted.version {
-        VERSION => Ok(Some(counted)),
-        other => Err(unreadable(format!("its version is {other}, not {VERSION}"))),
+    match VERSIONS.contains(&counted.version) {
+        true => Ok(Some(counted)),
+        false => Err(unreadable(format!(
+            "its version is {}, not {VERSION}",
+            counted.version
+        ))),
     }
 }
 
@@ -355,12 +386,13 @@ mod tests {
             hour: 7,
             bytes_tx: tx,
             bytes_rx: 0,
+            waits: None,
         }
     }
 
     fn store(saved: &Saved, key: &str) {
         let counted = [(SOCKET, Counters { tx: 10, rx: 20 })];
-        saved.prepare(key, counted.into_iter()).unwrap();
+        saved.prepare(key, counted.into_iter(), Vec::new()).unwrap();
     }
 
     /// As the spool does it.
@@ -458,7 +490,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (content, why) in [
             ("x", "expected value"),
-            ("{\"version\":2}", "missing field"),
+            ("{\"version\":3}", "missing field"),
         ] {
             fs::write(dir.path().join("counted"), content).unwrap();
             let error = Saved::open(dir.path(), "boot".into())

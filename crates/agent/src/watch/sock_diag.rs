@@ -5,9 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::{
-    DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
-};
+use netlink_packet_core::{DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, Nla as _};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::nlas::Nla;
@@ -16,9 +14,9 @@ use netlink_packet_sock_diag::inet::{
 };
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use rustix::io::Errno;
 use rustix::net::sockopt;
 
+use super::netlink::{self, READ_BYTES};
 use super::tcp_info::TcpInfo;
 
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` of include/uapi/linux/sock_diag.h.
@@ -27,10 +25,6 @@ const DESTROY_GROUPS: [u32; 2] = [1, 3];
 const CGROUP_ID: u16 = 21;
 /// Room for about 20,000 sockets that end before their messages are read.
 const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
-/// Of one read; the kernel sends a dump in messages of at most 32 KiB.
-const READ_BYTES: usize = 64 << 10;
-/// A netlink message begins at a multiple of this.
-const ALIGNMENT: usize = 4;
 
 /// The state of a TCP socket, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,25 +220,15 @@ impl SockDiag {
             match read(&self.destroyed, &mut self.buffer, &mut each) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(have_lost),
-                Err(error) if is_overrun(&error) => have_lost = true,
+                Err(error) if netlink::is_overrun(&error) => have_lost = true,
                 Err(error) => return Err(error),
             }
         }
     }
 
     fn request(&mut self, request: InetRequest, flags: u16) -> io::Result<()> {
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.requests.send(&bytes, 0).map(drop)
+        netlink::send(&self.requests, SockDiagMessage::InetRequest(request), flags)
     }
-}
-
-fn is_overrun(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
 }
 
 /// Reads once, and calls `each` with the sockets. Returns whether more of a dump follows.
@@ -253,27 +237,9 @@ fn read(
     buffer: &mut Vec<u8>,
     mut each: impl FnMut(TcpSocket),
 ) -> io::Result<bool> {
-    buffer.clear();
-    socket.recv(buffer, 0)?;
-    let mut rest = &buffer[..];
-    let mut is_multipart = false;
-    while !rest.is_empty() {
-        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
-            .map_err(|error| io::Error::new(ErrorKind::InvalidData, error.to_string()))?;
-        let length = (message.header.length as usize).next_multiple_of(ALIGNMENT);
-        is_multipart = message.header.flags & netlink_packet_core::NLM_F_MULTIPART != 0;
-        match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                each(TcpSocket::from(*response));
-            }
-            NetlinkPayload::Done(done) if done.code < 0 => {
-                return Err(io::Error::from_raw_os_error(-done.code));
-            }
-            NetlinkPayload::Done(_) => return Ok(false),
-            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-            _ => {}
+    netlink::read(socket, buffer, |message| {
+        if let SockDiagMessage::InetResponse(response) = message {
+            each(TcpSocket::from(*response));
         }
-        rest = rest.get(length.max(ALIGNMENT)..).unwrap_or_default();
-    }
-    Ok(is_multipart)
+    })
 }

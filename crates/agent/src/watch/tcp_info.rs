@@ -2,7 +2,8 @@
 
 use flow::Counters;
 
-/// Offsets of the counters, which the kernel only ever appends to.
+/// Offsets of the fields, which the kernel only ever appends to.
+const LAST_ACK_RECV: usize = 56;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
 const NOTSENT_BYTES: usize = 144;
@@ -20,6 +21,8 @@ pub(super) struct TcpInfo {
     pub(super) sent: Option<u64>,
     /// Bytes that the program has written, and that were not sent yet.
     pub(super) unsent: u32,
+    /// Milliseconds since the last packet of the peer.
+    pub(super) heard_ago: u64,
 }
 
 impl TcpInfo {
@@ -31,6 +34,7 @@ impl TcpInfo {
             received: at(bytes, BYTES_RECEIVED)?,
             sent: sent.map(|(sent, again)| sent.saturating_sub(again)),
             unsent: at(bytes, NOTSENT_BYTES).unwrap_or_default(),
+            heard_ago: at::<u32>(bytes, LAST_ACK_RECV)?.into(),
         })
     }
 

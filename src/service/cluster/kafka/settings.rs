@@ -64,6 +64,11 @@ impl KafkaSettings {
         format!("{}-owners", self.topic)
     }
 
+    /// The topic of the claims of addresses: see [`KeyedTopic`](super::KeyedTopic).
+    pub fn directory_topic(&self) -> String {
+        format!("{}-directory", self.topic)
+    }
+
     /// The configuration of a client: the operator's options, overridden by `fixed`.
     pub(super) fn client(&self, fixed: &[(&str, &str)]) -> ClientConfig {
         self.client_with_defaults(&[], fixed)

@@ -1,4 +1,4 @@
-//! The two topics: creates them if they are absent, and validates their settings.
+//! The three topics: creates them if they are absent, and validates their settings.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -26,6 +26,8 @@ const TOPICS_SECONDS_MAX: u64 = 30;
 const STORED_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1024;
 const REQUEST_SECONDS_MAX: u64 = 10;
 const POLL: Duration = Duration::from_millis(100);
+/// How long Kafka keeps a message about addresses: longer than a node needs it.
+const DIRECTORY_KEPT_MS: &str = "3600000";
 
 const CONTEXT: &str = "finding the topics";
 
@@ -69,7 +71,7 @@ impl ClientContext for RefusalContext {
     }
 }
 
-/// Creates the journal, with `partitions`, and the topic of owners, if they are absent. Returns how many partitions the
+/// Creates the journal, with `partitions`, and the topics of owners and of addresses, if they are absent. Returns how many partitions the
 /// journal has: an existing one keeps its number. Blocks.
 ///
 /// # Errors
@@ -100,7 +102,12 @@ pub fn ensure_topics(
             (led && !topic.partitions().is_empty()).then_some(topic.partitions().len())
         };
         let (journal, owners) = (&settings.topic, &settings.owners_topic());
-        if let (Some(count), Some(_)) = (partitions_of(journal), partitions_of(owners)) {
+        let directory = &settings.directory_topic();
+        if let (Some(count), Some(_), Some(_)) = (
+            partitions_of(journal),
+            partitions_of(owners),
+            partitions_of(directory),
+        ) {
             validate_journal_topic(&admin, journal)?;
             validate_owners_topic(&admin, owners)?;
             let invalid = |what| KafkaError::OutOfBounds {
@@ -110,7 +117,7 @@ pub fn ensure_topics(
             return PartitionCount::try_from(count).map_err(invalid);
         }
         if Instant::now() >= deadline {
-            let why = format!("{journal} and {owners} have partitions without a leader");
+            let why = format!("{journal}, {owners} or {directory} have partitions without a leader");
             return Err(KafkaError::Unavailable {
                 context: CONTEXT,
                 why,
@@ -127,6 +134,11 @@ pub fn ensure_topics(
                 .set("retention.ms", "-1"),
             // One partition, so that announcements have an order. Compaction keeps the last one of each key.
             NewTopic::new(owners, 1, replicas()).set("cleanup.policy", "compact"),
+            NewTopic::new(directory, 1, replicas())
+                .set("cleanup.policy", "compact,delete")
+                .set("retention.ms", DIRECTORY_KEPT_MS)
+                // Otherwise, old ones are in the segment that is written, and stay for a week.
+                .set("segment.ms", DIRECTORY_KEPT_MS),
         ]
         .map(|topic| topic.set("min.insync.replicas", in_sync));
         let options = AdminOptions::new().operation_timeout(Some(timeout));
@@ -140,10 +152,9 @@ pub fn ensure_topics(
         for result in created.map_err(with_context("creating the topics"))? {
             match result {
                 Ok(topic) => {
-                    let partitions = if topic == *owners {
-                        1
-                    } else {
-                        partitions.get()
+                    let partitions = match topic == *journal {
+                        true => partitions.get(),
+                        false => 1,
                     };
                     tracing::info!(topic, partitions, "created a topic");
                 }

@@ -1,0 +1,86 @@
+//! `POST /directory`: an agent's claims of addresses and ports, and its questions about those of others.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+
+use bytes::Buf;
+use futures_util::Stream;
+use warp::http::header;
+use warp::reply::Response;
+
+use super::access::Ranges;
+use super::api::Api;
+use super::error::Problem;
+use super::request::Request;
+use super::{body, negotiate, response};
+use crate::directory::{Directory, now_ms};
+use flow::directory::{DirectoryRequest, DirectoryResponse};
+
+/// A body with a larger `Content-Length` is not read: it has more than the maximum number of claims and questions, or
+/// unusually long names.
+const BODY_BYTES_MAX: usize = 8 << 20;
+
+pub(super) async fn handle(
+    api: &Api,
+    request: &Request<'_>,
+    stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
+) -> Result<Response, Problem> {
+    let headers = request.headers;
+    let ranges = api.access.authorize_claims(headers, request.context)?;
+    request.reject_parameters()?;
+    let service = api.opened()?.clone();
+    negotiate::require_json(headers)?;
+    let encoding = negotiate::body_encoding(headers)?;
+    let bytes_max = api.limits.body_bytes_max.min(BODY_BYTES_MAX);
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > bytes_max) {
+        return Err(Problem::BodyTooLarge { bytes_max });
+    }
+    let (body, permit) = body::receive(api, headers, encoding, stream).await?;
+    let read = tokio::task::spawn_blocking(move || read(&body, ranges.as_ref()));
+    let (mut request, refused) = read.await.map_err(|_| Problem::Internal)??;
+    let questions = std::mem::take(&mut request.questions);
+    let vpc_id = request.vpc_id.clone();
+    service.renew_claims(request).await?;
+    let answer = move || {
+        let directory = service.directory();
+        let response = DirectoryResponse {
+            now: now_ms(),
+            // Before the names, so that a claim that arrives in between is not missed.
+            complete_until: directory.complete_until(&vpc_id),
+            names: directory.names(&vpc_id, &questions),
+            refused,
+        };
+        drop(permit);
+        serde_json::to_vec(&response).map_err(|_| Problem::Internal)
+    };
+    let json = tokio::task::spawn_blocking(answer).await;
+    let json = json.map_err(|_| Problem::Internal)??;
+    Ok(response::with_body(response::JSON, json))
+}
+
+/// The request, without the claims that the token does not permit, and the addresses of those.
+fn read(
+    body: &[u8],
+    ranges: Option<&Ranges>,
+) -> Result<(DirectoryRequest, Vec<IpAddr>), Problem> {
+    let bad = |what: String| Problem::BadDirectoryRequest { what };
+    let mut request: DirectoryRequest =
+        // Truncated, since serde's message may contain a value.
+        serde_json::from_slice(body).map_err(|e| bad(format!("{e:.300}")))?;
+    Directory::validate(&request).map_err(|e| bad(e.to_string()))?;
+    let mut refused = Vec::new();
+    if let Some(ranges) = ranges {
+        request.claims.retain(|claim| {
+            let is_permitted = ranges.contain(claim.address);
+            if !is_permitted {
+                refused.push(claim.address);
+            }
+            is_permitted
+        });
+    }
+    refused.sort_unstable();
+    refused.dedup();
+    Ok((request, refused))
+}

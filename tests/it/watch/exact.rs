@@ -1,0 +1,117 @@
+//! `flowtally-agent watch`: twenty hosts, each a network namespace with an agent of its own, move known numbers of bytes,
+//! while agents and the service are killed. Each byte of TCP payload is counted once, under the right names.
+//!
+//! The kernel forgets a socket when it ends. So what ends while no agent runs cannot be counted; here, connections are
+//! neither opened nor ended then, but go on sending.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use super::network::{END_TIME, Killed, Network, World, address};
+use crate::daemon::signal;
+use crate::support::random;
+use crate::wait::{DEADLINE, poll_for, until};
+
+const HOSTS: usize = 20;
+const TRAFFIC: &str = include_str!("traffic.py");
+/// How long traffic runs.
+const TRAFFIC_TIME: Duration = Duration::from_secs(25);
+
+#[test]
+fn each_byte_is_counted_once_while_agents_are_killed() {
+    let Some(network) = Network::new("flowtally", HOSTS) else {
+        return;
+    };
+    let mut random = random("watch");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World { network, dir };
+    let mut apps = format!("address,app\n{}:8080,service\n", address(0));
+    for host in 1..=HOSTS {
+        apps += &format!("{},app-{host}\n", address(host));
+        let rule = format!("[[app]]\nname = \"app-{host}\"\n");
+        std::fs::write(world.path(format!("rules-{host}")), rule).unwrap();
+    }
+    std::fs::write(world.path("apps"), apps).unwrap();
+    std::fs::write(world.path("traffic.py"), TRAFFIC).unwrap();
+
+    let mut service = world.service();
+    let mut agents: Vec<Killed> = (1..=HOSTS).map(|host| world.agent(host, &[])).collect();
+    let addresses: Vec<String> = (1..=HOSTS).map(address).collect();
+    let mut traffic: Vec<Killed> = Vec::new();
+    for host in 1..=HOSTS {
+        let mut command = world.network.command(host, "python3");
+        command
+            .arg(world.path("traffic.py"))
+            .arg((host - 1).to_string())
+            .arg(world.dir.path());
+        traffic.push(Killed::spawn(
+            command.args(&addresses).stdout(Stdio::piped()),
+        ));
+    }
+    until("all hosts to serve", || {
+        (0..HOSTS).all(|host| world.path(format!("serving-{host}")).exists())
+    });
+    world.touch("start");
+
+    let began = Instant::now();
+    let mut kills = 0;
+    while began.elapsed() < TRAFFIC_TIME {
+        let host = random.random_range(1..=HOSTS);
+        let (pause, paused) = (
+            format!("pause-{}", host - 1),
+            format!("paused-{}", host - 1),
+        );
+        world.touch(&pause);
+        until("the host to pause", || world.path(&paused).exists());
+        std::thread::sleep(END_TIME);
+        agents[host - 1].kill();
+        if random.random_range(0..4) == 0 {
+            service.kill();
+            service = world.service();
+        }
+        agents[host - 1] = world.agent(host, &[]);
+        kills += 1;
+        std::fs::remove_file(world.path(&pause)).unwrap();
+        until("the host to go on", || !world.path(&paused).exists());
+    }
+    world.touch("stop");
+    let mut expected = BTreeMap::new();
+    for (host, process) in (1..).zip(&mut traffic) {
+        let mut line = String::new();
+        let mut out = std::io::BufReader::new(process.0.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let moved: BTreeMap<String, [u64; 2]> = serde_json::from_str(&line).unwrap();
+        for (to, bytes) in moved {
+            let to = 1 + addresses.iter().position(|address| *address == to).unwrap();
+            expected.insert((format!("app-{host}"), format!("app-{to}")), bytes);
+        }
+    }
+    world.touch("end");
+    assert!(kills >= 3, "{kills}");
+    // The last report: at a signal.
+    std::thread::sleep(END_TIME);
+    for agent in &mut agents {
+        signal(&agent.0, "TERM");
+        assert!(agent.0.wait().unwrap().success());
+    }
+    // What the service did not take then is in the spool.
+    let _agents: Vec<Killed> = (1..=HOSTS).map(|host| world.agent(host, &[])).collect();
+    let is_complete = poll_for(DEADLINE, || (world.counted()? == expected).then_some(()));
+    if is_complete.is_none() {
+        let counted = world.counted().unwrap();
+        for (pair, bytes) in &expected {
+            let found = counted.get(pair);
+            if found != Some(bytes) {
+                println!("{pair:?}: moved {bytes:?}, counted {found:?}");
+            }
+        }
+        for pair in counted.keys().filter(|pair| !expected.contains_key(*pair)) {
+            println!("{pair:?}: counted, but there was no such connection");
+        }
+        panic!("after {kills} kills");
+    }
+    println!("{} pairs, {kills} kills", expected.len());
+}

@@ -1,0 +1,182 @@
+//! Names from the directory: addresses move from host to host, while connections are made to them. No byte gets a wrong
+//! name, and nearly all get one.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+
+use super::network::{END_TIME, Killed, Network, World, address, ip};
+use crate::daemon::signal;
+use crate::support::random;
+use crate::wait::{DEADLINE, poll_for, until};
+
+const HOSTS: usize = 8;
+const FLOATING: usize = 4;
+const SERVERS: &str = include_str!("servers.py");
+/// How long traffic runs.
+const TRAFFIC_TIME: Duration = Duration::from_secs(30);
+const UNNAMED: &str = "unknown";
+
+fn floating(number: usize) -> String {
+    format!("10.77.1.{}", number + 1)
+}
+
+impl World {
+    /// Gives a floating address to a host, or takes it away.
+    fn change_address(&self, change: &str, number: usize, host: usize) {
+        let namespace = self.network.namespace(host);
+        let address = floating(number);
+        let command = format!("-n {namespace} addr {change} {address}/16 dev eth0");
+        assert!(ip(&command), "{command}");
+    }
+
+    /// Makes all hosts forget who had the address.
+    fn flush_neighbours(&self, number: usize) {
+        for host in 1..=HOSTS {
+            let namespace = self.network.namespace(host);
+            let _there_may_be_none = ip(&format!(
+                "-n {namespace} neigh flush to {}",
+                floating(number)
+            ));
+        }
+    }
+
+    fn metric(&self, host: usize, name: &str) -> Option<u64> {
+        let text = std::fs::read_to_string(self.path(format!("metrics-{host}"))).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse().ok()
+    }
+}
+
+#[test]
+fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
+    let Some(network) = Network::new("names", HOSTS) else {
+        return;
+    };
+    let mut random = random("names");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World { network, dir };
+    for host in 1..=HOSTS {
+        let rule = format!("[[app]]\nname = \"app-{host}\"\n");
+        std::fs::write(world.path(format!("rules-{host}")), rule).unwrap();
+    }
+    // The service's host has no agent.
+    let apps = format!("address,app\n{}:8080,service\n", address(0));
+    std::fs::write(world.path("apps"), apps).unwrap();
+    std::fs::write(world.path("servers.py"), SERVERS).unwrap();
+    let mut owners = [1, 2, 3, 4];
+    for (number, owner) in owners.iter().enumerate() {
+        world.change_address("add", number, *owner);
+    }
+    let mut service = world.service();
+    let mut traffic: Vec<Killed> = Vec::new();
+    let targets: Vec<String> = (1..=HOSTS)
+        .map(address)
+        .chain((0..FLOATING).map(floating))
+        .collect();
+    for host in 1..=HOSTS {
+        let mut command = world.network.command(host, "python3");
+        command
+            .arg(world.path("servers.py"))
+            .arg(host.to_string())
+            .arg(world.dir.path());
+        traffic.push(Killed::spawn(
+            command.args(&targets).stdout(Stdio::piped()),
+        ));
+    }
+    until("all hosts to serve", || {
+        (1..=HOSTS).all(|host| world.path(format!("serving-{host}")).exists())
+    });
+    let arguments = ["--unattributed", UNNAMED];
+    let mut agents: Vec<Killed> = (1..=HOSTS)
+        .map(|host| world.agent(host, &arguments))
+        .collect();
+    let claims = |host| world.metric(host, "flowtally_agent_claims ");
+    until("the agents to claim", || {
+        (1..=HOSTS).all(|host| claims(host).is_some_and(|claims| claims > 0))
+    });
+    world.touch("start");
+    let (began, mut moves) = (Instant::now(), 0);
+    while began.elapsed() < TRAFFIC_TIME {
+        std::thread::sleep(Duration::from_secs(2));
+        // Meanwhile, connections are neither opened nor closed: what the programs count must be what arrives.
+        world.touch("pause");
+        until("the hosts to pause", || {
+            (1..=HOSTS).all(|host| world.path(format!("paused-{host}")).exists())
+        });
+        std::thread::sleep(END_TIME / 4);
+        let number = random.random_range(0..FLOATING);
+        let others: Vec<usize> = (1..=HOSTS).filter(|host| *host != owners[number]).collect();
+        let new = *others.choose(&mut random).unwrap();
+        world.change_address("del", number, owners[number]);
+        world.change_address("add", number, new);
+        world.flush_neighbours(number);
+        owners[number] = new;
+        moves += 1;
+        if moves == 4 {
+            service.kill();
+            service = world.service();
+        }
+        std::fs::remove_file(world.path("pause")).unwrap();
+        until("the hosts to go on", || {
+            (1..=HOSTS).all(|host| !world.path(format!("paused-{host}")).exists())
+        });
+    }
+    world.touch("stop");
+    let mut moved: BTreeMap<(String, String), [u64; 2]> = BTreeMap::new();
+    for (host, process) in (1..).zip(&mut traffic) {
+        let mut line = String::new();
+        let mut out = std::io::BufReader::new(process.0.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let of_host: BTreeMap<String, [u64; 2]> = serde_json::from_str(&line).unwrap();
+        for (to, bytes) in of_host {
+            moved.insert((format!("app-{host}"), format!("app-{to}")), bytes);
+        }
+    }
+    until("everything to have a name", || {
+        let waiting = |host| world.metric(host, "flowtally_agent_waiting_connections ");
+        (1..=HOSTS).all(|host| waiting(host) == Some(0))
+    });
+    for agent in &mut agents {
+        signal(&agent.0, "TERM");
+        assert!(agent.0.wait().unwrap().success());
+    }
+    world.touch("end");
+    let total = |of: &BTreeMap<(String, String), [u64; 2]>| {
+        of.values().fold([0, 0], |[tx, rx], bytes| [tx + bytes[0], rx + bytes[1]])
+    };
+    // What the service did not take at once is in the spool.
+    let _agents: Vec<Killed> = (1..=HOSTS)
+        .map(|host| world.agent(host, &arguments))
+        .collect();
+    let counted = poll_for(DEADLINE, || {
+        world.counted().filter(|counted| total(counted) == total(&moved))
+    });
+    let counted = counted.unwrap_or_else(|| {
+        let counted = world.counted().unwrap();
+        panic!("moved {:?}, counted {:?}", total(&moved), total(&counted))
+    });
+    let mut unnamed = 0;
+    for ((src, dest), bytes) in &counted {
+        if dest == UNNAMED {
+            unnamed += bytes[0] + bytes[1];
+            continue;
+        }
+        let pair = (src.clone(), dest.clone());
+        let most = moved.get(&pair).copied().unwrap_or_default();
+        assert!(
+            bytes[0] <= most[0] && bytes[1] <= most[1],
+            "{pair:?}: moved {most:?}, counted {bytes:?}"
+        );
+    }
+    let [tx, rx] = total(&moved);
+    println!(
+        "{} pairs, {moves} moves, {unnamed} of {} bytes without a name",
+        moved.len(),
+        tx + rx
+    );
+    assert!(unnamed * 100 < tx + rx, "{unnamed} of {}", tx + rx);
+}
