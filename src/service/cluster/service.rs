@@ -79,6 +79,7 @@ impl Service for ClusterNode {
 
     fn observe(&self) -> Result<(), StoreError> {
         let state = &self.state;
+        state.local.backlog().observe(state.store.metrics.store());
         let metrics = state.store.metrics.cluster();
         let progress = state.progress();
         metrics.partitions.set(progress.len() as i64);
