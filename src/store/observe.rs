@@ -21,7 +21,7 @@ impl Store {
         inner.observe_ledger(metrics)
     }
 
-    /// What the settler has left to do.
+    /// The work that is left for the settler.
     pub fn backlog(&self) -> Backlog {
         self.inner.settler.backlog()
     }

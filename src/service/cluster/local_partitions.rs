@@ -109,7 +109,7 @@ impl LocalPartitions {
         self.assigned().into_iter().filter_map(newest).max()
     }
 
-    /// What is left to settle in the open partition that has the most of it.
+    /// The work that is left for the settlers of the open partitions: of each figure, the largest.
     pub(super) fn backlog(&self) -> Backlog {
         let backlog = |partition| Some(self.store(partition)?.backlog());
         let all = self.assigned().into_iter().filter_map(backlog);

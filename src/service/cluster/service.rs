@@ -30,7 +30,7 @@ impl Service for ClusterNode {
 
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
         if query.compare.is_some() {
-            return (self.engine).compare(query, |span| self.ask(span, cancel.clone()));
+            return (self.engine).compare(query, |period| self.ask(period, cancel.clone()));
         }
         let time_max = self.engine.time_max();
         let open = || self.scatter_gather.rows(query, time_max, &cancel);

@@ -1,6 +1,6 @@
-//! What is left to settle and to sum, for operators.
+//! The hours that are left to settle, and the spans that are left to sum.
 
-/// What the settler has left to do, as of the last time that it looked.
+/// The work that is left for the settler, as of its last search for cold hours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Hours that have gone cold and are not settled, without those of which only a few late rows are not. If there are

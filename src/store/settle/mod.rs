@@ -44,7 +44,7 @@ const HOURS_MAX: usize = 4096;
 const LATE_FRACTION: u64 = 8;
 /// Hours of summed spans in one settlement: each has an iterator of its own while they are added to their spans.
 const IN_SPANS_MAX: usize = 32;
-/// Rows between two checks whether the store is closing.
+/// Rows between checks whether the store is closing.
 const ROWS_PER_CHECK: u32 = 4096;
 /// Hours that are counted for [`Backlog::cold_hours`] beyond those of the next settlement.
 const COUNTED_HOURS_MAX: usize = 1000;
@@ -392,7 +392,7 @@ impl Inner {
                 }
             }
             if let Err(error) = rows.status() {
-                tracing::error!(hour = hour.get(), %error, "an hour cannot be read; run verify");
+                tracing::error!(hour = hour.get(), %error, "an hour cannot be read; run flowtally verify");
                 unreadable.insert(hour);
                 return Ok(None);
             }
@@ -430,7 +430,7 @@ impl Inner {
                 (iterate(&self.db, flows, &lower, &upper), codec::HOUR_BYTES)
             });
             let unreadable = |error: StoreError| {
-                tracing::error!(%span, %error, "late rows of a span cannot be read; run verify");
+                tracing::error!(%span, %error, "late rows of a span cannot be read; run flowtally verify");
                 Ok(Some(span))
             };
             let mut merged = match SpanMerge::new(parts.collect()) {

@@ -193,7 +193,7 @@ fn an_hour_that_went_cold_is_settled() {
     assert_eq!(rows(&store).values().filter(|sums| sums.0 == 2).count(), 3);
 }
 
-/// Operators see what is left, and what cannot be done.
+/// Operators see the work that is left, and rows that cannot be read.
 #[test]
 fn what_is_left_to_settle_and_to_sum_is_counted() {
     let dir = tempfile::tempdir().unwrap();

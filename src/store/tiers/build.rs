@@ -11,7 +11,7 @@ use crate::store::settle::{SettleScope, StagedRows, has_rows};
 use crate::store::{Inner, Step};
 use flow::HourRange;
 
-/// Rows between two checks whether the store is closing.
+/// Rows between checks whether the store is closing.
 const ROWS_PER_CHECK: u32 = 4096;
 /// Spans that one ingest adds.
 const SPANS_MAX: usize = 64;

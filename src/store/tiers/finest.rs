@@ -85,8 +85,8 @@ impl FinestRows {
             }
             // From the end of the span with the last hour whose rows are gone, all spans are read from finer rows.
             let span_hours = u64::from(tier.hours());
-            let behind = u64::from(finer_from.get()).next_multiple_of(span_hours);
-            let fits = |at: u32| u64::from(at) >= behind || at.is_multiple_of(tier.hours());
+            let all_finer_from = u64::from(finer_from.get()).next_multiple_of(span_hours);
+            let fits = |at: u32| u64::from(at) >= all_finer_from || at.is_multiple_of(tier.hours());
             if largest < Some(tier) || !fits(hours.start()) || !fits(hours.end()) {
                 return Err(StoreError::TooCoarse { tier, finer_from });
             }

@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    /// What a change costs does not grow with what is stored.
+    /// The cost of a change does not grow with the number of spans.
     #[test]
     fn consecutive_spans_are_one_range() {
         let mut summed = Summed::default();
