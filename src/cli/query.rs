@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 
 use serde::Deserialize;
 
-use super::table;
+use super::table::{NAME_COLUMNS_MAX, TableWriter};
 use super::text::{cut, visible};
 use crate::config::{QueryArgs, QueryFormat};
 use agent::client::describe_read_error;
@@ -138,13 +138,8 @@ struct AnswerRow {
     other: bool,
 }
 
+/// Prints rows as they come. Without `--limit`, a series by hour has any number of them.
 fn print_table(query: &Query, body: impl BufRead) -> Result<(), String> {
-    let mut rows = Vec::new();
-    for line in body.lines() {
-        let line = line.map_err(|e| describe_read_error(&e).to_string())?;
-        let row = serde_json::from_str::<AnswerRow>(&line);
-        rows.push(row.map_err(|e| format!("the service sent a row that cannot be read: {e}"))?);
-    }
     let columns = query.columns;
     let keys = [Field::SrcApp, Field::DestApp, Field::VpcId, Field::Hour];
     let keys: Vec<Field> = keys
@@ -157,16 +152,34 @@ fn print_table(query: &Query, body: impl BufRead) -> Result<(), String> {
     if is_compared {
         header.extend(["bytes_tx_before", "bytes_rx_before", "change"].map(str::to_owned));
     }
-    let cells = rows.iter().map(|row| cells(row, &keys, is_compared));
-    let names = keys.len();
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let written = table::write(&mut out, header, cells.collect(), names);
-    agent::command::stdout_result(written.and_then(|()| out.flush()))
+    let out = io::BufWriter::new(io::stdout().lock());
+    let mut table = TableWriter::new(out, header, keys.len());
+    for line in body.lines() {
+        match read_row(line) {
+            Ok(row) => {
+                let written = table.write(cells(&row, &keys, is_compared));
+                if written.is_err() {
+                    return agent::command::stdout_result(written);
+                }
+            }
+            Err(why) => {
+                let _best_effort = table.finish();
+                return Err(format!("{why}; the rows are not complete"));
+            }
+        }
+    }
+    agent::command::stdout_result(table.finish())
+}
+
+fn read_row(line: io::Result<String>) -> Result<AnswerRow, String> {
+    let line = line.map_err(|e| describe_read_error(&e).to_string())?;
+    serde_json::from_str(&line)
+        .map_err(|e| format!("the service sent a row that cannot be read: {e}"))
 }
 
 fn cells(row: &AnswerRow, keys: &[Field], is_compared: bool) -> Vec<String> {
     let name = |name: &Option<String>| match name {
-        Some(name) => cut(&visible(name), table::NAME_COLUMNS_MAX),
+        Some(name) => cut(&visible(name), NAME_COLUMNS_MAX),
         None => String::new(),
     };
     let key = |field: &Field| match field {

@@ -14,6 +14,7 @@ use super::request::Request;
 use super::{flows_get, negotiate, response};
 use crate::query::EncodedRows;
 use crate::service::Service;
+use flow::headers::FLOWTALLY_FINEST_ROWS;
 use flow::query::{HoursQuery, text};
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
@@ -33,6 +34,7 @@ pub(super) async fn respond(
 ) -> Result<Response, Problem> {
     let encoding = negotiate::row_encoding(request.headers)?;
     let permit = api.acquire_response_permit(request.context, 1)?;
+    let is_for_peer = query.partitions.is_some();
     let cancel = CancellationToken::default();
     let cancel_stream = cancel.clone();
     let opened = tokio::task::spawn_blocking(move || service.hours(&query, cancel));
@@ -40,6 +42,7 @@ pub(super) async fn respond(
         flows_get::cancel_on_disconnect(request.context, cancel_stream.clone(), opened).await;
     let hours = opened.map_err(|_| Problem::Internal)??;
     let tag = hours.etag();
+    let finest = is_for_peer.then(|| hours.finest_rows().to_string());
     let is_known = |tag: &String| negotiate::has_current(request.headers, tag);
     let mut response = if tag.as_ref().is_some_and(is_known) {
         let mut response = Response::new(Vec::new().into());
@@ -59,6 +62,10 @@ pub(super) async fn respond(
     };
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if let Some(finest) = finest {
+        let finest = HeaderValue::try_from(finest).map_err(|_| Problem::Internal)?;
+        headers.insert(FLOWTALLY_FINEST_ROWS, finest);
+    }
     if let Some(tag) = tag {
         let tag = HeaderValue::try_from(tag).map_err(|_| Problem::Internal)?;
         headers.insert(header::ETAG, tag);

@@ -1,4 +1,4 @@
-//! Compares the sums of two spans.
+//! Compares the sums of two periods.
 
 use std::ops::ControlFlow;
 
@@ -13,7 +13,7 @@ use flow::query::Query;
 /// Memory of an entry without its key, in a table that is at least 7/16 full.
 const ENTRY_BYTES: usize = 2 * (size_of::<(Box<[u8]>, Pair)>() + 1) + 16;
 
-/// The sums of a group in both spans.
+/// The sums of a group in both periods.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pair {
     counters: Counters,
@@ -21,7 +21,7 @@ struct Pair {
 }
 
 impl Engine {
-    /// Executes `query`, which has [`Query::compare`]: `ask` is called for each of the two spans.
+    /// Executes `query`, which has [`Query::compare`]: `ask` is called for each of the two periods.
     pub fn compare(
         &self,
         query: &Query,
@@ -38,8 +38,8 @@ impl Engine {
         };
         let mut groups: HashMap<Box<[u8]>, Pair, foldhash::fast::RandomState> = HashMap::default();
         let (mut bytes, mut rows_read, mut key) = (0, 0, Vec::new());
-        let mut add = |span: &Query, counters_of: fn(&mut Pair) -> &mut Counters| {
-            let mut rows = ask(span)?;
+        let mut add = |period: &Query, counters_of: fn(&mut Pair) -> &mut Counters| {
+            let mut rows = ask(period)?;
             let mut full = Ok(());
             rows.read(|row| {
                 key.clear();

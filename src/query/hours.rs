@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Coverage, QueryError, bounds};
-use crate::store::{Ledger, Store};
+use crate::store::{FinestRows, Ledger, Store};
 use flow::query::HourTotals;
 use flow::{HourRange, Totals};
 
 /// Hours and their totals, ascending by hour.
 pub trait HourSource: Debug + Send + Sync {
     fn next(&mut self) -> Result<Option<HourTotals>, QueryError>;
+
+    /// From which hour on its rows of hours, and of days, can be read, also of hours that it does not have.
+    fn finest_rows(&self) -> FinestRows;
 
     /// Sets the time after which `next` fails.
     fn set_deadline(&mut self, _deadline: Option<Instant>) {}
@@ -25,8 +28,12 @@ impl HourSource for Ledger {
         Ok(next.map(|(hour, totals)| HourTotals {
             hour,
             totals,
-            finest_step: self.finest_step(hour),
+            finest_step: Ledger::finest_rows(self).step_of(hour),
         }))
+    }
+
+    fn finest_rows(&self) -> FinestRows {
+        Ledger::finest_rows(self)
     }
 
     fn set_deadline(&mut self, deadline: Option<Instant>) {
@@ -44,6 +51,8 @@ pub struct Hours {
     pending: Option<HourTotals>,
     started: bool,
     tag: Option<u64>,
+    /// Of all sources: each refuses a query for hours that it keeps only in longer spans, even without flows in them.
+    finest: FinestRows,
     time_max: Duration,
     cancel: CancellationToken,
     pub coverage: Coverage,
@@ -66,6 +75,7 @@ impl Hours {
             pending: None,
             started: false,
             tag: Some(0),
+            finest: FinestRows::default(),
             time_max,
             cancel,
             coverage: Coverage::default(),
@@ -83,6 +93,7 @@ impl Hours {
     /// Adds a source of hours, with its [`Hours::tag`].
     pub fn add(&mut self, hours: Box<dyn HourSource>, tag: Option<u64>) {
         let next = None;
+        self.finest = self.finest.and(hours.finest_rows());
         self.sources.push(MergeInput { hours, next });
         // XOR, because the tag must not depend on the order of the sources: all nodes return the same tag for the
         // same content.
@@ -96,6 +107,11 @@ impl Hours {
         let tag = ledger.tag();
         self.add(Box::new(ledger), Some(tag));
         Ok(())
+    }
+
+    /// From which hour on rows of hours, and of days, can be read from all sources.
+    pub fn finest_rows(&self) -> FinestRows {
+        self.finest
     }
 
     /// The entity tag: different responses have different tags. `None` if a source has none.
@@ -139,7 +155,7 @@ impl Hours {
             let mut sum = HourTotals {
                 hour: hour.minus(hour.get() % self.step),
                 totals: Totals::default(),
-                finest_step: 1,
+                finest_step: self.finest.step_of(hour),
             };
             for source in &mut self.sources {
                 if let Some(next) = source.next.filter(|next| next.hour == hour) {
@@ -172,7 +188,7 @@ mod tests {
     use flow::Hour;
 
     #[derive(Debug)]
-    struct Given(std::vec::IntoIter<u64>);
+    struct Given(std::vec::IntoIter<u64>, FinestRows);
 
     impl HourSource for Given {
         fn next(&mut self) -> Result<Option<HourTotals>, QueryError> {
@@ -186,17 +202,51 @@ mod tests {
                 Some(HourTotals {
                     hour: Hour::new(hour)?,
                     totals: totals(hour),
-                    finest_step: 1,
+                    finest_step: self.1.step_of(Hour::new(hour)?),
                 })
             }))
+        }
+
+        fn finest_rows(&self) -> FinestRows {
+            self.1
+        }
+    }
+
+    fn source(hours: &[u64], finest: FinestRows) -> Box<dyn HourSource> {
+        Box::new(Given(hours.to_vec().into_iter(), finest))
+    }
+
+    /// A source without flows in an hour refuses a query for it all the same.
+    #[test]
+    fn the_finest_step_of_an_hour_is_that_of_all_sources() {
+        let days_only_until_48 = FinestRows {
+            hours_from: Hour::new(48).unwrap(),
+            days_from: Hour::FIRST,
+        };
+        for (step, expected) in [
+            (1, vec![(1, 24), (30, 24), (47, 24), (48, 1), (60, 1)]),
+            (24, vec![(0, 24), (24, 24), (48, 1)]),
+        ] {
+            let hours = Hours::new(Duration::MAX, CancellationToken::default());
+            let mut hours = hours.in_steps_of(step);
+            hours.add(source(&[1, 30, 47, 48], FinestRows::default()), Some(1));
+            hours.add(source(&[60], days_only_until_48), Some(2));
+            assert_eq!(hours.finest_rows(), days_only_until_48);
+            let mut read = Vec::new();
+            let ended = hours.read(|of| {
+                read.push((of.hour.get(), of.finest_step));
+                ControlFlow::Continue(())
+            });
+            assert!(ended.unwrap());
+            assert_eq!(read, expected);
         }
     }
 
     #[test]
     fn hours_of_several_sources_are_added_up_in_order() {
         let mut hours = Hours::new(Duration::MAX, CancellationToken::default());
-        for (hours_of_source, tag) in [(vec![1, 4, 5], 6), (vec![], 5), (vec![4, 9], 9)] {
-            hours.add(Box::new(Given(hours_of_source.into_iter())), Some(tag));
+        for (hours_of_source, tag) in [(&[1, 4, 5][..], 6), (&[], 5), (&[4, 9], 9)] {
+            hours.add(source(hours_of_source, FinestRows::default()), Some(tag));
         }
         assert_eq!(hours.tag(), Some(6 ^ 5 ^ 9));
         let etag = hours.etag().unwrap();
@@ -211,7 +261,7 @@ mod tests {
             .unwrap()
         {}
         assert_eq!(read, [(1, 1, 1), (4, 2, 8), (5, 1, 5), (9, 1, 9)]);
-        hours.add(Box::new(Given(vec![].into_iter())), None);
+        hours.add(source(&[], FinestRows::default()), None);
         assert_eq!(hours.tag(), None);
     }
 }

@@ -150,7 +150,7 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<Rows, QueryError> {
         if query.compare.is_some() {
-            return self.compare(query, |span| self.ask(store, span, cancel.clone()));
+            return self.compare(query, |period| self.ask(store, period, cancel.clone()));
         }
         let after = cursor::sort_key(query)?;
         let memory = MemoryReservation::new(&self.pool);

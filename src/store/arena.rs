@@ -6,6 +6,7 @@
 //! ```
 
 use flow::Counters;
+use flow::codec::KEY_BYTES_MAX;
 
 pub(super) const ENTRY_HEADER_BYTES: usize = 18;
 
@@ -23,6 +24,7 @@ pub(super) const TALLY_BYTES_MAX: usize = 1 << 30;
 const GROUP_BYTES_MAX: usize = flow::BODY_BYTES_MAX / 10 * 21;
 
 const _: () = assert!(TALLY_BYTES_MAX + GROUP_BYTES_MAX <= ARENA_BYTES_MAX);
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 
 /// The offset of the next entry of `arena`, plus 1.
 #[inline]
@@ -32,9 +34,11 @@ pub(super) fn next_offset(arena: &[u8]) -> u32 {
 }
 
 pub(super) fn push(arena: &mut Vec<u8>, suffix: &[u8], counters: Counters) {
+    let suffix_bytes = u16::try_from(suffix.len())
+        .unwrap_or_else(|_| unreachable!("a suffix is longer than KEY_BYTES_MAX"));
     arena.extend_from_slice(&counters.tx.to_le_bytes());
     arena.extend_from_slice(&counters.rx.to_le_bytes());
-    arena.extend_from_slice(&(suffix.len() as u16).to_le_bytes());
+    arena.extend_from_slice(&suffix_bytes.to_le_bytes());
     arena.extend_from_slice(suffix);
 }
 
@@ -99,4 +103,26 @@ pub(super) fn set_counters(entry: &mut [u8], counters: Counters) {
 pub(super) fn prefetch(arena: &[u8], offset: usize) -> u8 {
     let byte = |at: usize| arena.get(at).copied().unwrap_or_default();
     byte(offset) | byte(offset + 40)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flow::{Hour, NAME_BYTES_MAX};
+
+    #[test]
+    fn the_longest_suffix_has_an_entry() {
+        let name = [0_u8; NAME_BYTES_MAX];
+        let mut key = Vec::new();
+        flow::codec::push_key(&mut key, Hour::LAST, &name, &name, &name);
+        let longest = crate::store::codec::suffix(&key).unwrap();
+        let (first, second) = (Counters { tx: 1, rx: 2 }, Counters { tx: 3, rx: 4 });
+        let mut arena = Vec::new();
+        push(&mut arena, longest, first);
+        push(&mut arena, b"short", second);
+        let found: Vec<&[u8]> = suffixes(&arena).collect();
+        assert_eq!(found, [longest, b"short"]);
+        assert_eq!(counters(&arena), first);
+        assert_eq!(counters(&arena[ENTRY_HEADER_BYTES + longest.len()..]), second);
+    }
 }

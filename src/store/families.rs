@@ -69,7 +69,7 @@ pub(super) struct Families {
     settlement: Mutex<NumberedHours>,
     /// Changes only within [`Visibility::during_change`](super::visibility::Visibility::during_change).
     drops: Mutex<Drops>,
-    /// The spans that have rows in `settled`. Changes as `drops` does. `None` after an error: it has to be read again.
+    /// The spans that have rows in `settled`. Changes as `drops` does. `None` after an error: they have to be read again.
     summed: Mutex<Option<Arc<Summed>>>,
 }
 
@@ -376,10 +376,10 @@ impl Inner {
             return Ok(());
         }
         let last = drops.last;
-        let mut summed = Summed::clone(&*self.summed()?);
+        // See `note_spans`.
+        self.summed()?;
         let ingested = self.ingest(settled, files, "dropping settled hours");
-        summed.remove_overlapping(&last.hours);
-        self.set_summed(&ingested, summed);
+        self.note_spans(&ingested, |summed| summed.remove_overlapping(&last.hours));
         ingested?;
         self.families.drops.lock().in_settled = last.number;
         for range in last.hours.iter() {
@@ -407,22 +407,27 @@ impl Inner {
         ingest: impl FnOnce() -> Result<(), StoreError>,
         change: impl FnOnce(&mut Summed),
     ) -> Result<(), StoreError> {
-        let mut summed = Summed::clone(&*self.summed()?);
+        // See `note_spans`.
+        self.summed()?;
         self.visibility.during_change(|| {
             let ingested = ingest();
             self.step(Step::SpansIngested);
-            change(&mut summed);
-            self.set_summed(&ingested, summed);
+            self.note_spans(&ingested, change);
             ingested
         })
     }
 
-    /// Sets the spans after an ingest. It may have succeeded even if it returned an error, so they are read again then.
-    fn set_summed(&self, ingested: &Result<(), StoreError>, summed: Summed) {
-        let finest = summed.finest;
-        *self.families.summed.lock() = ingested.is_ok().then(|| Arc::new(summed));
-        if ingested.is_ok() {
-            self.retention.note_thinned(finest);
+    /// Makes `change` to the spans in memory, after the ingest that made it on disk. The ingest may have succeeded even if it
+    /// returned an error, so they are read again then. Call [`Inner::summed`] before the ingest, so that they are in memory.
+    fn note_spans(&self, ingested: &Result<(), StoreError>, change: impl FnOnce(&mut Summed)) {
+        let mut summed = self.families.summed.lock();
+        if ingested.is_err() {
+            *summed = None;
+        } else if let Some(known) = &mut *summed {
+            // A reader that has them keeps those from before the change: then this copies them.
+            let known = Arc::make_mut(known);
+            change(known);
+            self.retention.note_thinned(known.finest);
         }
     }
 

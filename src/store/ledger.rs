@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{StoreError, with_context};
 use super::scan::ScanLimits;
 use super::tally::Tally;
-use super::tiers::{FinestRows, Tier};
+use super::tiers::FinestRows;
 use super::view::{OwnedIterator, View, ViewSpec};
 use super::view_budget::ViewGrant;
 use super::{Inner, Store, codec};
@@ -78,9 +78,9 @@ impl Ledger {
         self.tag
     }
 
-    /// The smallest step in which the rows of `hour` can be queried.
-    pub fn finest_step(&self, hour: Hour) -> u32 {
-        self.finest.tier_of(hour).map_or(1, Tier::hours)
+    /// From which hour on rows of hours, and of days, can be read.
+    pub fn finest_rows(&self) -> FinestRows {
+        self.finest
     }
 
     /// Makes reads after this time fail.

@@ -76,6 +76,7 @@ pub use position::Position;
 pub use retention::RetentionPeriods;
 pub use scan::{Scan, ScanEnd, StoredRow};
 pub use selection::Selection;
+pub use settle::Backlog;
 #[doc(hidden)] // for benches
 pub use tally::{Tally, batch_memory_bytes};
 pub use tiers::{FinestRows, Span, Tier};

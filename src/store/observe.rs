@@ -7,7 +7,7 @@ use rocksdb::properties;
 
 use super::error::{StoreError, with_context};
 use super::rocks::RUNS_MAX;
-use super::{Inner, Recovery, Store, codec};
+use super::{Backlog, Inner, Recovery, Store, codec};
 use crate::telemetry::metrics::{self, raise_to};
 
 impl Store {
@@ -17,7 +17,28 @@ impl Store {
         let metrics = inner.options.metrics.store();
         inner.observe_tallies(metrics)?;
         inner.observe_database(metrics)?;
+        self.backlog().observe(metrics);
         inner.observe_ledger(metrics)
+    }
+
+    /// The work that is left for the settler.
+    pub fn backlog(&self) -> Backlog {
+        self.inner.settler.backlog()
+    }
+}
+
+impl Backlog {
+    /// Updates the gauges.
+    pub fn observe(self, metrics: &metrics::Store) {
+        for (gauge, count) in [
+            (&metrics.cold_hours, self.cold_hours),
+            (&metrics.unsummed_days, self.unsummed_days),
+            (&metrics.unsummed_thirty_days, self.unsummed_thirty_days),
+            (&metrics.unreadable_hours, self.unreadable_hours),
+            (&metrics.unreadable_spans, self.unreadable_spans),
+        ] {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 }
 

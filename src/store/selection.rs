@@ -99,8 +99,8 @@ impl Selection {
         self
     }
 
-    /// Allows rows of summed spans of up to `tier` in place of those of their hours: a span is called by its first hour. Rows
-    /// of the same names may then come in several hours, and each key several times.
+    /// Allows rows of summed spans of up to `tier` in place of those of their hours: a span is identified by its first hour.
+    /// Rows of the same names may then come in several hours, and each key several times.
     pub fn with_spans(mut self, tier: Tier) -> Selection {
         self.largest_span = Some(tier);
         self

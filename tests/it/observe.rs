@@ -68,6 +68,12 @@ fn metrics_count_accepted_and_stored_flows() {
         ("flowtally_receipts", 1.0),
         ("flowtally_commit_batches_count", 2.0),
         ("flowtally_replay_batches", 0.0),
+        ("flowtally_cold_hours", 0.0),
+        ("flowtally_unsummed_days", 0.0),
+        ("flowtally_unsummed_thirty_days", 0.0),
+        ("flowtally_unreadable_hours", 0.0),
+        ("flowtally_unreadable_spans", 0.0),
+        ("flowtally_settle_failures_total", 0.0),
     ] {
         assert_eq!(seen.get(name), Some(&value), "{name} of {seen:#?}");
     }

@@ -10,6 +10,9 @@ pub const RECEIPT_NOTES: &str = "receipt-notes";
 pub const FLOWTALLY_LAG: &str = "flowtally-lag";
 /// In a response: the partitions that no node serves, as in `3,7`.
 pub const FLOWTALLY_MISSING: &str = "flowtally-missing";
+/// In a response with hours to another node: the first hours of which rows by hour, and by day, can be queried, as in
+/// `2969,1536`.
+pub const FLOWTALLY_FINEST_ROWS: &str = "flowtally-finest-rows";
 /// In a response with `other=true`: the sum of bytes_tx of all rows.
 pub const FLOWTALLY_TOTAL_BYTES_TX: &str = "flowtally-total-bytes-tx";
 /// The same of bytes_rx.

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use super::query::{Row, TopQuery, Window, fields};
-use crate::cli::table;
+use crate::cli::table::{NAME_COLUMNS_MAX, TableWriter};
 use crate::cli::text::{cut, visible};
 use crate::config::{SortBy, Top, TopFormat};
 use agent::client::Client;
@@ -69,9 +69,12 @@ fn cells(query: &TopQuery, row: &Row, name: impl Fn(&str) -> String) -> Vec<Stri
 }
 
 fn table(out: &mut impl Write, query: &TopQuery, rows: &[Row]) -> io::Result<()> {
-    let shown = |name: &str| cut(&visible(name), table::NAME_COLUMNS_MAX);
-    let rows = rows.iter().map(|row| cells(query, row, shown)).collect();
-    table::write(out, header(query), rows, fields(query.group_by).len())
+    let shown = |name: &str| cut(&visible(name), NAME_COLUMNS_MAX);
+    let mut table = TableWriter::new(out, header(query), fields(query.group_by).len());
+    for row in rows {
+        table.write(cells(query, row, shown))?;
+    }
+    table.finish()
 }
 
 fn csv(out: &mut impl Write, query: &TopQuery, rows: &[Row], shown: bool) -> io::Result<()> {

@@ -8,7 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::LEADER_CONTACT_AGE_MAX;
 use super::kafka::Progress;
-use crate::store::Store;
+use crate::store::{Backlog, Store};
 use flow::{Hour, Offset, Partition};
 
 /// The state of a partition.
@@ -107,6 +107,13 @@ impl LocalPartitions {
     pub(super) fn newest_hour(&self) -> Option<Hour> {
         let newest = |partition| self.store(partition)?.newest_hour();
         self.assigned().into_iter().filter_map(newest).max()
+    }
+
+    /// The work that is left for the settlers of the open partitions: of each figure, the largest.
+    pub(super) fn backlog(&self) -> Backlog {
+        let backlog = |partition| Some(self.store(partition)?.backlog());
+        let all = self.assigned().into_iter().filter_map(backlog);
+        all.fold(Backlog::default(), Backlog::or_larger)
     }
 
     /// The partition, if its sums may be shown: they have reached the end that the journal had when the partition

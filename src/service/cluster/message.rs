@@ -16,6 +16,9 @@ const PART_HEADER_BYTES: usize = 5;
 const BATCH_BYTES_MAX: usize =
     MESSAGE_BYTES_MAX - HEADER_BYTES - PART_HEADER_BYTES - IdempotencyKey::CHARS_MAX;
 
+const _: () = assert!(IdempotencyKey::CHARS_MAX <= u8::MAX as usize);
+const _: () = assert!(BATCH_BYTES_MAX <= u32::MAX as usize);
+
 /// The flows of a batch for one partition, or some of them if they do not fit into one message.
 #[derive(Debug)]
 pub(super) struct PartitionBatch {
@@ -78,9 +81,13 @@ impl MessageBuilder {
 
     pub(super) fn push(&mut self, part: &PartitionBatch) {
         let key = part.key.as_deref().unwrap_or_default().as_bytes();
-        // Both lengths fit: `part_key`, `BATCH_BYTES_MAX`.
-        self.0.push(key.len() as u8);
-        (self.0).extend_from_slice(&(part.batch.len() as u32).to_le_bytes());
+        // A length that is cut off would make the message unreadable, and stop the partition on every node.
+        let key_bytes = u8::try_from(key.len())
+            .unwrap_or_else(|_| unreachable!("a key is longer than CHARS_MAX"));
+        let batch_bytes = u32::try_from(part.batch.len())
+            .unwrap_or_else(|_| unreachable!("a part is longer than BATCH_BYTES_MAX"));
+        self.0.push(key_bytes);
+        self.0.extend_from_slice(&batch_bytes.to_le_bytes());
         self.0.extend_from_slice(key);
         self.0.extend_from_slice(&part.batch);
     }
@@ -105,7 +112,7 @@ pub(super) fn decode(message: &[u8]) -> Result<Vec<Batch>, Corrupt> {
         let (header, after) = rest.split_first_chunk::<PART_HEADER_BYTES>().ok_or(CUT)?;
         let [key_bytes, bytes @ ..] = *header;
         let (key, after) = after.split_at_checked(key_bytes.into()).ok_or(CUT)?;
-        let bytes = u32::from_le_bytes(bytes) as usize;
+        let bytes = usize::try_from(u32::from_le_bytes(bytes)).map_err(|_| CUT)?;
         let (batch, after) = after.split_at_checked(bytes).ok_or(CUT)?;
         rest = after;
         let batch = Batch::decode(batch.to_vec())?;

@@ -32,7 +32,7 @@ impl Service for ClusterNode {
 
     fn ask(&self, query: &Query, cancel: CancellationToken) -> Result<Rows, QueryError> {
         if query.compare.is_some() {
-            return (self.engine).compare(query, |span| self.ask(span, cancel.clone()));
+            return (self.engine).compare(query, |period| self.ask(period, cancel.clone()));
         }
         let time_max = self.engine.time_max();
         let open = || self.scatter_gather.rows(query, time_max, &cancel);
@@ -82,6 +82,7 @@ impl Service for ClusterNode {
     fn observe(&self) -> Result<(), StoreError> {
         let state = &self.state;
         self.addresses.directory.observe(&state.store.metrics);
+        state.local.backlog().observe(state.store.metrics.store());
         let metrics = state.store.metrics.cluster();
         let progress = state.progress();
         metrics.partitions.set(progress.len() as i64);

@@ -8,6 +8,7 @@
 //! in `flows`, where readers add them to the settled rows, until there are enough of them to be settled too. A
 //! settlement of several small hours has the cost of one.
 
+mod backlog;
 mod recent;
 mod staged;
 
@@ -23,11 +24,12 @@ use super::error::{StoreError, with_context};
 use super::families::iterate;
 use super::tiers::{Span, SpanMerge, Tier};
 use super::{Inner, Step, StoreOptions};
+pub use backlog::Backlog;
 use flow::{Hour, HourRange};
 use recent::{RecentHours, RememberHours};
 pub(super) use staged::{StagedFiles, StagedRows};
 
-/// Interval between looks for cold hours.
+/// Interval between searches for cold hours.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
@@ -42,8 +44,10 @@ const HOURS_MAX: usize = 4096;
 const LATE_FRACTION: u64 = 8;
 /// Hours of summed spans in one settlement: each has an iterator of its own while they are added to their spans.
 const IN_SPANS_MAX: usize = 32;
-/// Rows between two looks at whether the store is closing.
+/// Rows between checks whether the store is closing.
 const ROWS_PER_CHECK: u32 = 4096;
+/// Hours that are counted for [`Backlog::cold_hours`] beyond those of the next settlement.
+const COUNTED_HOURS_MAX: usize = 1000;
 
 /// Requests to the thread that settles, and the hours that are not cold.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ pub(super) struct Settler {
     changed: Condvar,
     /// One settlement at a time.
     running: Mutex<()>,
+    backlog: Mutex<Backlog>,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +119,7 @@ impl Settler {
             state: Mutex::default(),
             changed: Condvar::new(),
             running: Mutex::default(),
+            backlog: Mutex::default(),
         }
     }
 
@@ -135,6 +141,14 @@ impl Settler {
     /// Keeps settlements from running.
     pub(super) fn lock_running(&self) -> parking_lot::MutexGuard<'_, ()> {
         self.running.lock()
+    }
+
+    pub(super) fn backlog(&self) -> Backlog {
+        *self.backlog.lock()
+    }
+
+    pub(super) fn update_backlog(&self, update: impl FnOnce(&mut Backlog)) {
+        update(&mut self.backlog.lock());
     }
 
     /// Whether one of these hours was written within the last `cold_after`.
@@ -174,15 +188,15 @@ impl Inner {
         let cold_after = self.options.cold_after;
         let interval = INTERVAL.min(cold_after);
         let mut pause = cold_after;
-        // Hours that could not be read; they stay where they are until the next open.
-        let mut damaged = HashSet::new();
-        let mut damaged_spans: HashSet<Span> = HashSet::new();
+        // Those that could not be read stay where they are until the next open.
+        let mut unreadable_hours: HashSet<Hour> = HashSet::new();
+        let mut unreadable_spans: HashSet<Span> = HashSet::new();
         self.settler.state.lock().written = Some(Instant::now());
         let mut is_work = false;
         while self.settler.wait(pause, is_work, cold_after) {
             let mut work = || {
-                Ok(self.settle_hours(SettleScope::Cold, &mut damaged)?
-                    || self.sum_next_spans(SettleScope::Cold, &mut damaged_spans)?
+                Ok(self.settle_hours(SettleScope::Cold, &mut unreadable_hours)?
+                    || self.sum_next_spans(SettleScope::Cold, &mut unreadable_spans)?
                     || self.thin()?)
             };
             (pause, is_work) = match work() {
@@ -191,24 +205,24 @@ impl Inner {
                 Err(error) => {
                     let error: StoreError = error;
                     tracing::warn!(%error, "hours not settled, summed or thinned; the service retries");
+                    self.options.metrics.store().settle_failures.inc();
                     (RETRY_PAUSE, true)
                 }
             };
+            self.settler.update_backlog(|backlog| {
+                backlog.unreadable_hours = unreadable_hours.len() as u64;
+                backlog.unreadable_spans = unreadable_spans.len() as u64;
+            });
         }
     }
 
     /// Settles all hours, whether they are cold or not.
     pub(super) fn settle_all(&self) -> Result<(), StoreError> {
-        let mut damaged = HashSet::new();
-        while self.settle_hours(SettleScope::All, &mut damaged)? {}
-        let mut damaged_spans = HashSet::new();
-        let mut sum_spans = || {
-            while self.sum_next_spans(SettleScope::All, &mut damaged_spans)? {}
-            self.thin().map(drop)
-        };
-        let summed = sum_spans();
-        summed?;
-        match damaged.is_empty() && damaged_spans.is_empty() {
+        let (mut unreadable_hours, mut unreadable_spans) = (HashSet::new(), HashSet::new());
+        while self.settle_hours(SettleScope::All, &mut unreadable_hours)? {}
+        while self.sum_next_spans(SettleScope::All, &mut unreadable_spans)? {}
+        self.thin()?;
+        match unreadable_hours.is_empty() && unreadable_spans.is_empty() {
             true => Ok(()),
             false => Err(StoreError::HoursUnreadable),
         }
@@ -222,24 +236,24 @@ impl Inner {
         Ok(self.families.last_drop())
     }
 
-    /// Settles some hours. Returns whether there may be more.
+    /// Settles some hours. Returns whether there may be more. `unreadable` are hours whose rows could not be read.
     fn settle_hours(
         &self,
-        which: SettleScope,
-        damaged: &mut HashSet<Hour>,
+        scope: SettleScope,
+        unreadable: &mut HashSet<Hour>,
     ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.settler.lock_running();
         // Rows that are settled already must not be settled again.
         let last_drop = self.finish_and_see_drops()?;
-        let batch = self.choose(which, damaged)?;
+        let plan = self.plan_settlement(scope, unreadable)?;
         let is_worth_it =
-            batch.bytes >= BYTES_MIN || batch.hours >= HOURS_MIN || batch.in_spans >= IN_SPANS_MAX;
-        if batch.hours == 0 || !is_worth_it && which == SettleScope::Cold {
+            plan.bytes >= BYTES_MIN || plan.hours >= HOURS_MIN || plan.in_spans >= IN_SPANS_MAX;
+        if plan.hours == 0 || !is_worth_it && scope == SettleScope::Cold {
             return Ok(false);
         }
         let start = Instant::now();
         let _remembers = RememberHours::new(&self.settler.recent, start);
-        let Some(files) = self.rewrite(&batch.ranges, damaged)? else {
+        let Some(files) = self.rewrite(&plan.ranges, unreadable)? else {
             return Ok(!self.settler.is_closing());
         };
         self.step(Step::SettleWritten);
@@ -248,32 +262,32 @@ impl Inner {
         let has_dropped = self.families.last_drop() != last_drop;
         let recent = self.settler.recent.lock();
         let written = |range: &HourRange| range.hours().any(|hour| recent.contains(hour, start));
-        let is_outdated = has_dropped || batch.ranges.iter().any(written);
+        let is_outdated = has_dropped || plan.ranges.iter().any(written);
         drop(recent);
         if is_outdated {
             return Ok(true);
         }
         self.settle(
-            batch.ranges.clone(),
+            plan.ranges.clone(),
             files.paths().to_vec(),
             &files.new_spans,
         )?;
-        self.compaction_requests.request_dead(&batch.ranges);
+        self.compaction_requests.request_dead(&plan.ranges);
         tracing::debug!(
-            hours = batch.hours,
-            ranges = batch.ranges.len(),
-            bytes = batch.bytes,
+            hours = plan.hours,
+            ranges = plan.ranges.len(),
+            bytes = plan.bytes,
             ms = start.elapsed().as_millis() as u64,
             "settled"
         );
         Ok(true)
     }
 
-    /// The next hours in `flows` to settle, in ascending order.
-    fn choose(
+    /// The next hours in `flows` to settle, in ascending order. Counts the cold ones for operators.
+    fn plan_settlement(
         &self,
-        which: SettleScope,
-        damaged: &HashSet<Hour>,
+        scope: SettleScope,
+        unreadable: &HashSet<Hour>,
     ) -> Result<SettlementPlan, StoreError> {
         const DOING: &str = "looking for cold hours";
         let Some(settled) = self.settled() else {
@@ -288,60 +302,67 @@ impl Inner {
                 let is_recent = |since| self.settler.recent.lock().contains(hour, since);
                 newest.is_some_and(|newest| hour < newest) && !since.is_some_and(is_recent)
             };
-            !damaged.contains(&hour) && (which == SettleScope::All || is_cold())
+            !unreadable.contains(&hour) && (scope == SettleScope::All || is_cold())
         };
         // The disk has room for a second copy.
         let bytes_max = self.health.room() / 2;
-        let (mut batch, mut late) = (SettlementPlan::default(), SettlementPlan::default());
+        let (mut plan, mut late) = (SettlementPlan::default(), SettlementPlan::default());
+        let (mut cold_hours, mut beyond) = (0, 0);
         let mut rows = iterate(&self.db, flows, &[], &codec::META_PREFIX);
         while let Some(key) = rows.key() {
             let (hour, _) = codec::split_hour(key)?;
             let (lower, upper) = codec::hour_bounds(hour);
             if is_due(hour) {
+                let is_full = plan.is_full() || late.is_full();
+                if is_full && (scope == SettleScope::All || beyond == COUNTED_HOURS_MAX) {
+                    break;
+                }
                 let bytes = self.bytes_in(flows, &lower, &upper);
-                if bytes > bytes_max.saturating_sub(batch.bytes.max(late.bytes)) {
-                    if which == SettleScope::All && batch.hours == 0 {
+                // Rows of an hour that is only in longer spans are added to those.
+                let is_thinned = hour < summed.finest.hours_from;
+                let is_late =
+                    is_thinned || self.bytes_in(settled, &lower, &upper) > LATE_FRACTION * bytes;
+                cold_hours += u64::from(!is_late);
+                if is_full {
+                    beyond += 1;
+                } else if bytes > bytes_max.saturating_sub(plan.bytes.max(late.bytes)) {
+                    if scope == SettleScope::All && plan.hours == 0 {
                         return Err(StoreError::NoRoomToSettle { bytes: 2 * bytes });
                     }
                     tracing::debug!(hour = hour.get(), bytes, "no disk space to settle");
-                    rows.seek(upper);
-                    continue;
-                }
-                // Rows of an hour that is only in longer spans are added to those.
-                let is_thinned = hour < summed.finest.hours_from;
-                let is_in_span = |tier: Tier| summed.contains(tier.span_of(hour));
-                let is_in_spans = is_thinned || Tier::ALL.into_iter().any(is_in_span);
-                let is_late =
-                    is_thinned || self.bytes_in(settled, &lower, &upper) > LATE_FRACTION * bytes;
-                match is_late && which == SettleScope::Cold {
-                    true => late.push(hour, bytes, is_in_spans),
-                    false if is_in_spans && batch.in_spans == IN_SPANS_MAX => {}
-                    false => batch.push(hour, bytes, is_in_spans),
-                }
-                if batch.is_full() || late.is_full() {
-                    break;
+                } else {
+                    let is_in_span = |tier: Tier| summed.contains(tier.span_of(hour));
+                    let is_in_spans = is_thinned || Tier::ALL.into_iter().any(is_in_span);
+                    match is_late && scope == SettleScope::Cold {
+                        true => late.push(hour, bytes, is_in_spans),
+                        false if is_in_spans && plan.in_spans == IN_SPANS_MAX => {}
+                        false => plan.push(hour, bytes, is_in_spans),
+                    }
                 }
             }
             rows.seek(upper);
         }
         rows.status().map_err(with_context(DOING))?;
+        if scope == SettleScope::Cold {
+            (self.settler).update_backlog(|backlog| backlog.cold_hours = cold_hours);
+        }
         Ok(match late.is_full() {
             true if late.in_spans > IN_SPANS_MAX => late.first_hours(IN_SPANS_MAX),
             true => late,
-            false => batch,
+            false => plan,
         })
     }
 
-    /// Writes files with all rows that `flows` has of these hours. `None` if the store is closing, or if an hour is
-    /// damaged.
+    /// Writes files with all rows that `flows` has of these hours. `None` if the store is closing, or if an hour cannot be
+    /// read.
     fn rewrite(
         &self,
         ranges: &[HourRange],
-        damaged: &mut HashSet<Hour>,
+        unreadable: &mut HashSet<Hour>,
     ) -> Result<Option<StagedFiles<'_>>, StoreError> {
         let settled = self.settled().ok_or(StoreError::Closed)?;
         let mut staged = StagedRows::new(self, "settled");
-        let mut steps_until_check = ROWS_PER_CHECK;
+        let mut rows_until_check = ROWS_PER_CHECK;
         let mut end: Option<u32> = None;
         let hours_from = self.summed()?.finest.hours_from;
         let by_hour = ranges.iter().map(|range| range.since(hours_from));
@@ -362,23 +383,23 @@ impl Inner {
             while let Some((key, value)) = rows.item() {
                 staged.write(key, value, is_new)?;
                 rows.next();
-                steps_until_check -= 1;
-                if steps_until_check == 0 {
-                    steps_until_check = ROWS_PER_CHECK;
+                rows_until_check -= 1;
+                if rows_until_check == 0 {
+                    rows_until_check = ROWS_PER_CHECK;
                     if self.settler.is_closing() {
                         return Ok(None);
                     }
                 }
             }
             if let Err(error) = rows.status() {
-                tracing::error!(hour = hour.get(), %error, "an hour cannot be read; run verify");
-                damaged.insert(hour);
+                tracing::error!(hour = hour.get(), %error, "an hour cannot be read; run flowtally verify");
+                unreadable.insert(hour);
                 return Ok(None);
             }
         }
-        if let Some(unreadable) = self.rewrite_spans(ranges, &mut staged)? {
+        if let Some(span) = self.rewrite_spans(ranges, &mut staged)? {
             let hours = ranges.iter().flat_map(|range| range.hours());
-            damaged.extend(hours.filter(|hour| unreadable.hours().contains(*hour)));
+            unreadable.extend(hours.filter(|hour| span.hours().contains(*hour)));
             return Ok(None);
         }
         Ok(Some(staged.finish()?))
@@ -409,7 +430,7 @@ impl Inner {
                 (iterate(&self.db, flows, &lower, &upper), codec::HOUR_BYTES)
             });
             let unreadable = |error: StoreError| {
-                tracing::error!(%span, %error, "late rows of a span cannot be read; run verify");
+                tracing::error!(%span, %error, "late rows of a span cannot be read; run flowtally verify");
                 Ok(Some(span))
             };
             let mut merged = match SpanMerge::new(parts.collect()) {

@@ -193,6 +193,77 @@ fn an_hour_that_went_cold_is_settled() {
     assert_eq!(rows(&store).values().filter(|sums| sums.0 == 2).count(), 3);
 }
 
+/// Operators see the work that is left, and rows that cannot be read.
+#[test]
+fn what_is_left_to_settle_and_to_sum_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        cold_after: Duration::from_millis(20),
+        flush_interval: Duration::from_secs(3600),
+        ..StoreOptions::default()
+    };
+    let metrics = options.metrics.clone();
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let inner = &store.inner;
+    let expect = |expected: Backlog| {
+        let give_up = Instant::now() + Duration::from_secs(120);
+        loop {
+            let found = store.backlog();
+            if found == expected {
+                return;
+            }
+            assert!(Instant::now() < give_up, "{found:?} instead of {expected:?}");
+            std::thread::sleep(Duration::from_millis(5));
+            // The settler does not look again if nothing has been written for a while.
+            inner.settler.state.lock().written = Some(Instant::now());
+        }
+    };
+    // A few small hours wait for others. Hour 100 is the newest, and not cold.
+    let flows = [1, 2, 3, 30, 100].map(|of| (of, "a".to_owned(), 1));
+    commit(&store, &flows);
+    store.flush().unwrap();
+    let mut backlog = Backlog {
+        cold_hours: 4,
+        ..Backlog::default()
+    };
+    expect(backlog);
+    // While flows of a day are in memory, it is not summed. The other is, since a later hour has flows.
+    commit(&store, &[(3, "late".into(), 5)]);
+    let mut unreadable = HashSet::new();
+    let mut settle = || while inner.settle_hours(SettleScope::All, &mut unreadable).unwrap() {};
+    settle();
+    backlog = Backlog {
+        unsummed_days: 1,
+        ..Backlog::default()
+    };
+    expect(backlog);
+    // A row of it is damaged, which shows when it is summed.
+    let mut key = codec::encode_hour(hour(2)).to_vec();
+    for name in [b"z", b"d", b"v"] {
+        codec::push_name(&mut key, name);
+    }
+    let settled = inner.settled().unwrap();
+    inner.db.put_cf(settled, key, b"short").unwrap();
+    store.flush().unwrap();
+    settle();
+    backlog.unreadable_spans = 1;
+    expect(backlog);
+    store.observe().unwrap();
+    let gauges = metrics.store();
+    let shown = [&gauges.unsummed_days, &gauges.unreadable_spans].map(|gauge| gauge.get());
+    assert_eq!(shown, [1, 1]);
+    let more = Backlog {
+        cold_hours: 3,
+        unsummed_days: 0,
+        ..Backlog::default()
+    };
+    let both = Backlog {
+        cold_hours: 3,
+        ..backlog
+    };
+    assert_eq!(backlog.or_larger(more), both);
+}
+
 /// Such a file would make compaction rewrite all settled hours between its own.
 #[test]
 fn no_file_of_a_settlement_spans_settled_hours() {

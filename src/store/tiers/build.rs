@@ -1,6 +1,6 @@
 //! Sums spans whose hours are settled.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::merge::SpanMerge;
 use super::{KeyLayout, Span, Tier};
@@ -9,9 +9,9 @@ use crate::store::error::{StoreError, with_context};
 use crate::store::families::iterate;
 use crate::store::settle::{SettleScope, StagedRows, has_rows};
 use crate::store::{Inner, Step};
-use flow::{Hour, HourRange};
+use flow::HourRange;
 
-/// Rows between two looks at whether the store is closing.
+/// Rows between checks whether the store is closing.
 const ROWS_PER_CHECK: u32 = 4096;
 /// Spans that one ingest adds.
 const SPANS_MAX: usize = 64;
@@ -21,23 +21,23 @@ const BYTES_ENOUGH: u64 = 64 << 20;
 /// The reason why a span was not summed.
 enum NotSummed {
     /// Its parts could not be read.
-    Damaged(StoreError),
+    Unreadable(StoreError),
     /// Its sums could not be written.
     Failed(StoreError),
     Closing,
 }
 
 impl Inner {
-    /// Sums the next spans that are complete. Returns whether there may be more. `damaged` are spans that could not be
-    /// read.
+    /// Sums the next spans that are complete. Returns whether there may be more. `unreadable` are spans whose parts could
+    /// not be read.
     pub(in crate::store) fn sum_next_spans(
         &self,
-        which: SettleScope,
-        damaged: &mut HashSet<Span>,
+        scope: SettleScope,
+        unreadable: &mut HashSet<Span>,
     ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.settler.lock_running();
         let last_drop = self.finish_and_see_drops()?;
-        let spans = self.next_complete_spans(which, damaged)?;
+        let spans = self.next_complete_spans(scope, unreadable)?;
         let mut staged = StagedRows::new(self, "span");
         let mut summed: Vec<Span> = Vec::new();
         // The disk has room for a second copy.
@@ -58,9 +58,9 @@ impl Inner {
             }
             match self.sum(span, &mut staged) {
                 Ok(()) => summed.push(span),
-                Err(NotSummed::Damaged(error)) => {
+                Err(NotSummed::Unreadable(error)) => {
                     tracing::error!(%span, %error, "span not summed: its rows cannot be read; run flowtally verify");
-                    damaged.insert(span);
+                    unreadable.insert(span);
                     return Ok(true);
                 }
                 Err(NotSummed::Failed(error)) => return Err(error),
@@ -98,17 +98,17 @@ impl Inner {
 
     /// Stages the sums of a span.
     fn sum(&self, span: Span, staged: &mut StagedRows<'_>) -> Result<(), NotSummed> {
-        let mut parts = self.parts_of(span).map_err(NotSummed::Damaged)?;
+        let mut parts = self.parts_of(span).map_err(NotSummed::Unreadable)?;
         let mut key = codec::span_prefix(span).to_vec();
-        let mut steps_until_check = ROWS_PER_CHECK;
-        while let Some((suffix, counters)) = parts.next().map_err(NotSummed::Damaged)? {
+        let mut rows_until_check = ROWS_PER_CHECK;
+        while let Some((suffix, counters)) = parts.next().map_err(NotSummed::Unreadable)? {
             key.truncate(SPAN_PREFIX_BYTES);
             key.extend_from_slice(suffix);
             let written = staged.write(&key, &codec::encode_counters(counters), true);
             written.map_err(NotSummed::Failed)?;
-            steps_until_check -= 1;
-            if steps_until_check == 0 {
-                steps_until_check = ROWS_PER_CHECK;
+            rows_until_check -= 1;
+            if rows_until_check == 0 {
+                rows_until_check = ROWS_PER_CHECK;
                 if self.settler.is_closing() {
                     return Err(NotSummed::Closing);
                 }
@@ -154,11 +154,12 @@ impl Inner {
         SpanMerge::new(parts)
     }
 
-    /// The first spans that are not summed yet and complete: days, or, if there are none, thirty days.
+    /// The first spans that are not summed yet and complete: days, or, if there are none, thirty days. Counts all that are
+    /// not summed for operators.
     fn next_complete_spans(
         &self,
-        which: SettleScope,
-        damaged: &HashSet<Span>,
+        scope: SettleScope,
+        unreadable: &HashSet<Span>,
     ) -> Result<Vec<Span>, StoreError> {
         let mut complete = Vec::new();
         let Some(newest) = self.tallies()?.newest() else {
@@ -167,9 +168,16 @@ impl Inner {
         let settled = self.settled().ok_or(StoreError::Closed)?;
         let summed = self.summed()?;
         let cutoffs = self.retention.cutoffs();
-        let is_next = |span: Span| {
-            Ok::<_, StoreError>(!damaged.contains(&span) && self.is_complete(span, newest, which)?)
+        // A later hour has flows. The sums of a span that has hours before the cutoff would be incomplete.
+        let is_over = |span: Span| {
+            let hours = span.hours();
+            hours.start() >= cutoffs.all.get() && hours.end() <= newest.get()
         };
+        let is_next = |span: Span| {
+            let is_due = is_over(span) && !unreadable.contains(&span);
+            Ok::<_, StoreError>(is_due && self.is_complete(span, scope)?)
+        };
+        let mut unsummed_days = 0;
         // Those that contain days which are not summed.
         let mut incomplete = HashSet::new();
         let mut rows = iterate(&self.db, settled, &[], &codec::META_PREFIX);
@@ -177,33 +185,43 @@ impl Inner {
             let (hour, _) = codec::split_hour(key)?;
             let [day, thirty_days] = Tier::ALL.map(|tier| tier.span_of(hour));
             // A day that got its first flows after its thirty days were summed stays in hours, for as long as those are kept.
-            let behind = if summed.contains(thirty_days) && hour >= cutoffs.finest.hours_from {
+            let passed = if summed.contains(thirty_days) && hour >= cutoffs.finest.hours_from {
                 thirty_days
             } else {
                 if !summed.contains(day) {
-                    if is_next(day)? {
+                    unsummed_days += u64::from(is_over(day));
+                    if complete.len() < SPANS_MAX && is_next(day)? {
                         complete.push(day);
-                        if complete.len() == SPANS_MAX {
-                            return Ok(complete);
-                        }
                     }
                     incomplete.insert(thirty_days);
                 }
                 day
             };
-            rows.seek(behind.hours().end().to_be_bytes());
+            rows.seek(passed.hours().end().to_be_bytes());
+        }
+        let read = rows
+            .status()
+            .map_err(with_context("looking for complete spans"));
+        if complete.is_empty() {
+            // Otherwise, those that were found are summed first.
+            read?;
+        }
+        let of_days = summed.overlapping(Tier::Day, HourRange::ALL);
+        let of_days = of_days.map(|day| Tier::ThirtyDays.span_of(day.first_hour()));
+        let unsummed: BTreeSet<Span> = (of_days.chain(incomplete.iter().copied()))
+            .filter(|thirty_days| !summed.contains(*thirty_days) && is_over(*thirty_days))
+            .collect();
+        if scope == SettleScope::Cold {
+            self.settler.update_backlog(|backlog| {
+                backlog.unsummed_days = unsummed_days;
+                backlog.unsummed_thirty_days = unsummed.len() as u64;
+            });
         }
         if !complete.is_empty() {
-            // Even if a later hour cannot be read.
             return Ok(complete);
         }
-        rows.status()
-            .map_err(with_context("looking for complete spans"))?;
-        for day in summed.overlapping(Tier::Day, HourRange::ALL) {
-            let thirty_days = Tier::ThirtyDays.span_of(day.first_hour());
-            let is_open = !summed.contains(thirty_days) && !incomplete.contains(&thirty_days);
-            let is_listed = complete.last() == Some(&thirty_days);
-            if is_open && !is_listed && is_next(thirty_days)? {
+        for thirty_days in unsummed {
+            if !incomplete.contains(&thirty_days) && is_next(thirty_days)? {
                 complete.push(thirty_days);
                 if complete.len() == SPANS_MAX {
                     break;
@@ -213,21 +231,12 @@ impl Inner {
         Ok(complete)
     }
 
-    /// Whether `span` can be summed: a later hour has flows; with [`SettleScope::Cold`], no hour of it was written within
-    /// `StoreOptions::cold_after`; and `flows` has only late rows of it.
-    fn is_complete(
-        &self,
-        span: Span,
-        newest: Hour,
-        which: SettleScope,
-    ) -> Result<bool, StoreError> {
+    /// Whether the hours of `span`, which are over, can be summed: with [`SettleScope::Cold`], none of them was written within
+    /// `StoreOptions::cold_after`; no tally has one of them; and `flows` has only late rows of them.
+    fn is_complete(&self, span: Span, scope: SettleScope) -> Result<bool, StoreError> {
         let hours = span.hours();
-        // It contains hours before the cutoff, so its sums would be incomplete.
-        if hours.start() < self.retention.cutoff().get() {
-            return Ok(false);
-        }
-        let is_recent = || self.settler.is_recent(hours, self.options.cold_after);
-        if hours.end() > newest.get() || which == SettleScope::Cold && is_recent() {
+        let cold_after = self.options.cold_after;
+        if scope == SettleScope::Cold && self.settler.is_recent(hours, cold_after) {
             return Ok(false);
         }
         if self

@@ -3,6 +3,8 @@
 //! Longer spans may be kept longer than shorter ones. A query for hours whose rows are gone is answered from the spans
 //! that contain them if it has whole spans of them, and is refused otherwise.
 
+use std::fmt;
+
 use super::Tier;
 use crate::store::error::StoreError;
 use flow::{Hour, HourRange};
@@ -24,7 +26,25 @@ impl Default for FinestRows {
     }
 }
 
+/// As nodes tell each other: the two hours, as in `2969,1536`.
+impl fmt::Display for FinestRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.hours_from, self.days_from)
+    }
+}
+
 impl FinestRows {
+    /// Reads what [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<FinestRows> {
+        let (hours_from, days_from) = text.split_once(',')?;
+        let hour = |text: &str| Hour::new(text.parse().ok()?);
+        let finest = FinestRows {
+            hours_from: hour(hours_from)?,
+            days_from: hour(days_from)?,
+        };
+        (finest.days_from <= finest.hours_from).then_some(finest)
+    }
+
     /// The hours that satisfy both.
     #[must_use]
     pub fn and(self, other: FinestRows) -> FinestRows {
@@ -41,6 +61,11 @@ impl FinestRows {
         } else {
             (hour < self.hours_from).then_some(Tier::Day)
         }
+    }
+
+    /// The smallest step in which the rows of `hour` can be queried.
+    pub fn step_of(self, hour: Hour) -> u32 {
+        self.tier_of(hour).map_or(1, Tier::hours)
     }
 
     /// Rows of these hours can be read from hours and from spans of at most `largest`.
@@ -60,8 +85,8 @@ impl FinestRows {
             }
             // From the end of the span with the last hour whose rows are gone, all spans are read from finer rows.
             let span_hours = u64::from(tier.hours());
-            let behind = u64::from(finer_from.get()).next_multiple_of(span_hours);
-            let fits = |at: u32| u64::from(at) >= behind || at.is_multiple_of(tier.hours());
+            let all_finer_from = u64::from(finer_from.get()).next_multiple_of(span_hours);
+            let fits = |at: u32| u64::from(at) >= all_finer_from || at.is_multiple_of(tier.hours());
             if largest < Some(tier) || !fits(hours.start()) || !fits(hours.end()) {
                 return Err(StoreError::TooCoarse { tier, finer_from });
             }
@@ -116,6 +141,18 @@ mod tests {
         }
         let tiers = [1439, 1440, 1999, 2000].map(|hour| finest.tier_of(Hour::new(hour).unwrap()));
         assert_eq!(tiers, [thirty_days, day, day, None]);
+        let steps = [1439, 1440, 2000].map(|hour| finest.step_of(Hour::new(hour).unwrap()));
+        assert_eq!(steps, [720, 24, 1]);
+    }
+
+    #[test]
+    fn nodes_read_what_others_write() {
+        for finest in [FinestRows::default(), finest(2969, 1536)] {
+            assert_eq!(FinestRows::parse(&finest.to_string()), Some(finest));
+        }
+        for wrong in ["", "1", "1,", "1,2", "4294967295,0", "2,1,0", "-1,0"] {
+            assert_eq!(FinestRows::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

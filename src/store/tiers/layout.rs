@@ -4,7 +4,7 @@ use super::Tier;
 use crate::store::codec::{self, Corrupt, HOUR_BYTES, SPAN_PREFIX_BYTES};
 use flow::{Hour, HourRange};
 
-/// How keys of rows are laid out. A span is called by its first hour.
+/// How keys of rows are laid out. A span is identified by its first hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct KeyLayout {
     /// `None`: rows of hours.

@@ -50,6 +50,8 @@ impl Inner {
         let hours = HourRange::from(before.hours_from.get()..hours_from.get());
         let days = HourRange::from(before.days_from.get()..days_from.get());
         let days: Vec<Span> = summed.overlapping(Tier::Day, days).collect();
+        // Otherwise the change would copy it.
+        drop(summed);
         let mut files = Vec::new();
         if !hours.is_empty() {
             files.push(self.staged(&self.settled_options, "thinned-hours", |file| {

@@ -67,6 +67,12 @@ pub struct Store {
     pub pacing_seconds: prometheus::Counter,
     pub unsettled_bytes: IntGauge,
     pub unsettled_rows: IntGauge,
+    pub cold_hours: IntGauge,
+    pub unsummed_days: IntGauge,
+    pub unsummed_thirty_days: IntGauge,
+    pub unreadable_hours: IntGauge,
+    pub unreadable_spans: IntGauge,
+    pub settle_failures: IntCounter,
     pub flush_seconds: Histogram,
     pub flush_rows: IntCounter,
     pub flush_failures: IntCounter,
@@ -350,6 +356,30 @@ impl Store {
             unsettled_rows: registrar.gauge(
                 "flowtally_unsettled_rows",
                 "Approximate number of rows on disk that are not settled yet.",
+            ),
+            cold_hours: registrar.gauge(
+                "flowtally_cold_hours",
+                "Hours that have gone cold and are not settled yet. Up to 63 small ones wait for others.",
+            ),
+            unsummed_days: registrar.gauge(
+                "flowtally_unsummed_days",
+                "Days that are over and have settled rows, but no sums yet.",
+            ),
+            unsummed_thirty_days: registrar.gauge(
+                "flowtally_unsummed_thirty_days",
+                "Thirty days that are over and have settled rows, but no sums yet.",
+            ),
+            unreadable_hours: registrar.gauge(
+                "flowtally_unreadable_hours",
+                "Hours whose rows could not be read since the start. They are not settled.",
+            ),
+            unreadable_spans: registrar.gauge(
+                "flowtally_unreadable_spans",
+                "Days and thirty days whose rows could not be read since the start. They get no sums.",
+            ),
+            settle_failures: registrar.counter(
+                "flowtally_settle_failures_total",
+                "Times that hours could not be settled, summed or thinned.",
             ),
             flush_seconds: registrar.histogram(
                 "flowtally_flush_seconds",

@@ -24,7 +24,9 @@ use super::hours::HourReader;
 use super::request::Request;
 use super::tls::{self, PeerTls};
 use crate::query::{Coverage, HourSource, Hours, RowSource};
+use crate::store::FinestRows;
 use agent::client::{ClientError, read_first_token};
+use flow::headers::FLOWTALLY_FINEST_ROWS;
 use flow::query::Query;
 use flow::{
     HostName, HourRange, Offset, PROBLEM_TYPE_PREFIX, Partition, ProblemDocument, TOO_COARSE,
@@ -202,11 +204,12 @@ impl PeerClient {
         let response = self.get(url, &target, "application/json", RESPONSE_TIME_MAX);
         let (head, body) = response.await?.into_parts();
         let tag = head.headers.get(hyper::header::ETAG);
+        let finest = finest_rows(url, &head.headers)?;
         let body = body_of(url, body, RESPONSE_TIME_MAX, cancel);
         Ok(PeerHours {
             tag: tag.and_then(|tag| Hours::parse_etag(tag.to_str().ok()?)),
             coverage: coverage(url, &head.headers)?,
-            hours: Box::new(HourReader::new(body)),
+            hours: Box::new(HourReader::new(body, finest)),
         })
     }
 
@@ -345,6 +348,16 @@ fn coverage(url: &str, headers: &hyper::HeaderMap) -> Result<Coverage, PeerError
     let header = |name| headers.get(name)?.to_str().ok();
     let why = "its response names partitions that do not exist; it may run another version";
     Coverage::from_headers(header).ok_or_else(|| PeerError::failed(url, why))
+}
+
+/// From which hour on the rows of hours, and of days, can be read, by a response's headers. Older versions do not tell.
+fn finest_rows(url: &str, headers: &hyper::HeaderMap) -> Result<FinestRows, PeerError> {
+    let Some(value) = headers.get(FLOWTALLY_FINEST_ROWS) else {
+        return Ok(FinestRows::default());
+    };
+    let finest = value.to_str().ok().and_then(FinestRows::parse);
+    let why = "its response names hours that do not exist; it may run another version";
+    finest.ok_or_else(|| PeerError::failed(url, why))
 }
 
 /// An error with its causes: hyper's errors print only themselves.

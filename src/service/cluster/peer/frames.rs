@@ -19,9 +19,12 @@ use hyper::body::{Body, Incoming};
 use super::body::PeerBody;
 use crate::query::{QueryError, Row, RowEncoder, RowSource};
 use flow::Counters;
+use flow::codec::KEY_BYTES_MAX;
 
 /// No key is that long.
 const END: u16 = u16::MAX;
+
+const _: () = assert!(KEY_BYTES_MAX < END as usize);
 
 /// Writes frames.
 #[derive(Debug)]
@@ -39,7 +42,8 @@ impl RowEncoder for FrameEncoder {
         out.extend_from_slice(&row.counters.rx.to_le_bytes());
         let key_at = out.len();
         row.push_key(out);
-        let key_bytes = (out.len() - key_at) as u16; // a key has at most `KEY_BYTES_MAX`
+        let key_bytes = u16::try_from(out.len() - key_at)
+            .unwrap_or_else(|_| unreachable!("a key is longer than KEY_BYTES_MAX"));
         out[at..at + 2].copy_from_slice(&key_bytes.to_le_bytes());
     }
 
@@ -133,7 +137,29 @@ where
 mod tests {
     use super::super::body::tests::body_of;
     use super::*;
-    use flow::Hour;
+    use flow::{Hour, NAME_BYTES_MAX};
+
+    #[test]
+    fn the_longest_key_has_a_frame() {
+        let name = "\0".repeat(NAME_BYTES_MAX);
+        let row = Row {
+            src_app: Some(&name),
+            dest_app: Some(&name),
+            vpc_id: Some(&name),
+            counters: Counters { tx: 1, rx: 2 },
+            before: None,
+            hour: Some(Hour::LAST),
+            is_other: false,
+        };
+        let mut bytes = Vec::new();
+        FrameEncoder.write(&row, &mut bytes);
+        FrameEncoder.end(&mut bytes);
+        let (_runtime, body) = body_of(&bytes);
+        let mut frames = FrameReader::new(body);
+        assert!(frames.advance().unwrap());
+        assert_eq!(frames.row().0.len(), KEY_BYTES_MAX);
+        assert!(!frames.advance().unwrap());
+    }
 
     #[test]
     fn rows_round_trip_and_a_cut_is_an_error() {

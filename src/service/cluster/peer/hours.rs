@@ -10,16 +10,21 @@ use hyper::body::{Body, Incoming};
 
 use super::body::PeerBody;
 use crate::query::{HourSource, QueryError};
+use crate::store::FinestRows;
 use agent::client::JsonArray;
 use flow::query::{HourRow, HourTotals};
 
 /// Reads hours.
 #[derive(Debug)]
-pub(super) struct HourReader<B = Incoming>(JsonArray<HourRow, PeerBody<B>>);
+pub(super) struct HourReader<B = Incoming> {
+    rows: JsonArray<HourRow, PeerBody<B>>,
+    finest: FinestRows,
+}
 
 impl<B> HourReader<B> {
-    pub(super) fn new(body: PeerBody<B>) -> HourReader<B> {
-        HourReader(JsonArray::new(body))
+    pub(super) fn new(body: PeerBody<B>, finest: FinestRows) -> HourReader<B> {
+        let rows = JsonArray::new(body);
+        HourReader { rows, finest }
     }
 }
 
@@ -30,18 +35,22 @@ where
 {
     fn next(&mut self) -> Result<Option<HourTotals>, QueryError> {
         let failed = |body: &PeerBody<B>, error: io::Error| body.query_error(error);
-        let row = self.0.next().transpose();
-        let row = row.map_err(|error| failed(self.0.reader(), error.into()))?;
+        let row = self.rows.next().transpose();
+        let row = row.map_err(|error| failed(self.rows.reader(), error.into()))?;
         let Some(row) = row else { return Ok(None) };
         let totals = row.totals().ok_or_else(|| {
             let what = format!("there is no hour {}", row.hour);
-            failed(self.0.reader(), io::Error::other(what))
+            failed(self.rows.reader(), io::Error::other(what))
         })?;
         Ok(Some(totals))
     }
 
+    fn finest_rows(&self) -> FinestRows {
+        self.finest
+    }
+
     fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.0.reader_mut().set_deadline(deadline);
+        self.rows.reader_mut().set_deadline(deadline);
     }
 }
 
@@ -62,7 +71,7 @@ mod tests {
             ("{}".to_owned(), 0, Some("where an array has '['")),
         ] {
             let (_runtime, body) = body_of(json.as_bytes());
-            let mut reader = HourReader::new(body);
+            let mut reader = HourReader::new(body, FinestRows::default());
             let (mut read, mut error) = (0, None);
             loop {
                 match reader.next() {

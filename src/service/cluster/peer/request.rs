@@ -3,7 +3,7 @@
 //! | path | parameters | response |
 //! |---|---|---|
 //! | `/partitions/rows` | `p=0,3` and those of `GET /flows` | [rows in frames](super::frames) of these partitions, for a response of `GET /flows` |
-//! | `/partitions/hours` | `p=0,3` and those of `GET /hours` | JSON as of `GET /hours`, of these partitions |
+//! | `/partitions/hours` | `p=0,3` and those of `GET /hours` | JSON as of `GET /hours`, of these partitions; in a header, from which hour on rows of hours and of days can be queried |
 //! | `/partitions/applied` | `upto=0:17,3:5` | 204 when the sums of these partitions include everything up to these offsets; 503 if that takes too long |
 
 use crate::service::PEER_PATH_PREFIX;
