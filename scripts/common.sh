@@ -29,18 +29,29 @@ need() {
   fi
 }
 
+need_cargo() {
+  command -v cargo >/dev/null && return
+  echo "no Rust toolchain found; get one as https://rustup.rs says, then run this again" >&2
+  exit 1
+}
+
 # The requirements of a build: a C++ compiler for RocksDB, libclang for its bindings, make and OpenSSL for librdkafka,
 # and pkg-config to find OpenSSL.
 need_build() {
-  if ! command -v cargo >/dev/null; then
-    echo "no Rust toolchain found; get one as https://rustup.rs says, then run this again" >&2
-    exit 1
-  fi
+  need_cargo
   need g++ libc6-dev libclang-dev libssl-dev make pkg-config python3
   # Without it, cargo compiles RocksDB itself, which takes four times as long.
   local library
   library=$(./scripts/rocksdb)
   [ -z "$library" ] || export ROCKSDB_LIB_DIR=$library ROCKSDB_STATIC=1
+}
+
+# build_agent DIR [ARGUMENT…]: builds the agent alone, with the features that it needs itself, and without a C++ compiler.
+# DIR is a target directory of its own: with another CXX, cargo would compile the C libraries of the service again.
+build_agent() {
+  need_cargo
+  need gcc libc6-dev
+  CXX=false cargo build --release --locked -p flowtally-agent --target-dir "$@"
 }
 
 # need_jars POM DIR: fetches the dependencies of POM from Maven Central into DIR; again when a POM has changed.

@@ -4,7 +4,6 @@ mod backup;
 mod compact;
 mod export;
 mod import;
-mod manual;
 mod query;
 mod restore;
 mod serve;
@@ -14,7 +13,8 @@ mod text;
 mod top;
 mod verify;
 
-use agent::command::signals;
+use agent::command::{manual, signals};
+use clap::CommandFactory;
 
 use crate::config::{Cli, Command, Settings};
 
@@ -34,7 +34,7 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
         Command::Stats(arguments) => stats::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
-        Command::Completions(arguments) => manual::completions(&arguments),
-        Command::Man(arguments) => manual::pages(&arguments),
+        Command::Completions(arguments) => manual::completions(Cli::command(), &arguments),
+        Command::Man(arguments) => manual::pages(Cli::command(), &arguments),
     }
 }

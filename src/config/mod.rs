@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use agent::arguments::{AgentCommand, Credentials, Input, Retry, Send};
+use agent::arguments::{AgentCommand, Completions, Credentials, Input, Man, Retry, Send};
 use agent::units::hour;
 
 /// Sums network flows per hour and application pair.
@@ -238,22 +238,6 @@ pub struct Stats {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
-}
-
-/// Arguments of `flowtally completions`.
-#[derive(Clone, Debug, Args)]
-pub struct Completions {
-    /// The shell.
-    #[arg(value_enum)]
-    pub shell: clap_complete::Shell,
-}
-
-/// Arguments of `flowtally man`.
-#[derive(Clone, Debug, Args)]
-pub struct Man {
-    /// Directory for flowtally.1, flowtally-serve.1 and so on; without it, flowtally.1 is printed.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
 }
 
 /// Arguments of `flowtally compact`.

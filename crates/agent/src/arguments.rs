@@ -137,8 +137,8 @@ pub struct Watch {
     pub vpc_id: Option<String>,
 
     /// Look at connections of this network namespace only, or at those of all containers of the host, which requires
-    /// CAP_SYS_ADMIN.
-    #[arg(long, value_enum, default_value = "host")]
+    /// root, or CAP_SYS_ADMIN and CAP_SYS_PTRACE.
+    #[arg(long, env = "FLOWTALLY_NETNS", value_enum, default_value = "host")]
     pub netns: NamespaceSelection,
 
     /// Count connections to loopback addresses, too.
@@ -409,4 +409,20 @@ pub struct Credentials {
     /// Private key of the client certificate (PEM).
     #[arg(long, env = "FLOWTALLY_KEY", value_name = "FILE", requires = "cert")]
     pub(crate) key: Option<PathBuf>,
+}
+
+/// Arguments of the command `completions`.
+#[derive(Clone, Debug, Args)]
+pub struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Arguments of the command `man`.
+#[derive(Clone, Debug, Args)]
+pub struct Man {
+    /// Directory for the pages, one for each command; without it, the first page is printed.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }

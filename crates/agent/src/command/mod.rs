@@ -4,6 +4,7 @@ mod checked;
 pub mod connect;
 mod drain;
 pub mod identity;
+pub mod manual;
 mod output;
 pub mod progress;
 pub mod rejects;

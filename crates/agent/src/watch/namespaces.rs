@@ -32,7 +32,8 @@ impl Namespace {
         })
     }
 
-    /// All namespaces of the host, each once. Without those of processes that end meanwhile.
+    /// All namespaces of the host, each once. Without those of processes that end meanwhile. Those of other users'
+    /// processes are found by root, or with CAP_SYS_PTRACE.
     pub(super) fn all() -> io::Result<Vec<Namespace>> {
         let mut all = vec![Namespace::own()?];
         let file_system = fs::metadata(OWN)?.dev();

@@ -1,4 +1,5 @@
-//! The processes that hold sockets, from /proc. Processes of other users are visible with CAP_SYS_PTRACE only.
+//! The processes that hold sockets, from /proc. To see those of other users, a user other than root needs
+//! CAP_DAC_READ_SEARCH, which lists their open files, and CAP_SYS_PTRACE, which reads them.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
