@@ -30,7 +30,9 @@ use recent::{RecentHours, RememberHours};
 pub(super) use staged::{StagedFiles, StagedRows};
 
 /// Interval between searches for cold hours.
-const INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const INTERVAL: Duration = Duration::from_secs(5);
+/// Flows are coming if some were written within this time: a flush is ten seconds late at most.
+const BUSY: Duration = Duration::from_secs(20);
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// A settlement has at least this many bytes or [`HOURS_MIN`] hours...
@@ -160,6 +162,19 @@ impl Settler {
         hours.hours().any(|hour| recent.contains(hour, since))
     }
 
+    /// Whether flows are coming.
+    pub(super) fn is_busy(&self) -> bool {
+        let written = self.state.lock().written;
+        written.is_some_and(|at| at.elapsed() <= BUSY)
+    }
+
+    /// Waits for `time`, or until the store is closing.
+    pub(super) fn rest(&self, time: Duration) {
+        let mut state = self.state.lock();
+        self.changed
+            .wait_while_for(&mut state, |state| !state.is_closing, time);
+    }
+
     /// Waits for `pause`, and then, unless there `is_work`, until an hour may be cold. Returns false when the store is
     /// closing.
     fn wait(&self, mut pause: Duration, is_work: bool, cold_after: Duration) -> bool {
@@ -196,7 +211,11 @@ impl Inner {
         while self.settler.wait(pause, is_work, cold_after) {
             let mut work = || {
                 Ok(self.settle_hours(SettleScope::Cold, &mut unreadable_hours)?
-                    || self.sum_next_spans(SettleScope::Cold, &mut unreadable_spans)?
+                    || self.sum_next_spans(
+                        SettleScope::Cold,
+                        &mut unreadable_spans,
+                        &mut unreadable_hours,
+                    )?
                     || self.thin()?)
             };
             (pause, is_work) = match work() {
@@ -220,7 +239,8 @@ impl Inner {
     pub(super) fn settle_all(&self) -> Result<(), StoreError> {
         let (mut unreadable_hours, mut unreadable_spans) = (HashSet::new(), HashSet::new());
         while self.settle_hours(SettleScope::All, &mut unreadable_hours)? {}
-        while self.sum_next_spans(SettleScope::All, &mut unreadable_spans)? {}
+        let (spans, hours) = (&mut unreadable_spans, &mut unreadable_hours);
+        while self.sum_next_spans(SettleScope::All, spans, hours)? {}
         self.thin()?;
         match unreadable_hours.is_empty() && unreadable_spans.is_empty() {
             true => Ok(()),
@@ -243,9 +263,19 @@ impl Inner {
         unreadable: &mut HashSet<Hour>,
     ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.settler.lock_running();
+        self.settle_other_hours(scope, unreadable, &[])
+    }
+
+    /// The same, without hours of the spans that are being summed. The caller has the lock.
+    pub(super) fn settle_other_hours(
+        &self,
+        scope: SettleScope,
+        unreadable: &mut HashSet<Hour>,
+        being_summed: &[Span],
+    ) -> Result<bool, StoreError> {
         // Rows that are settled already must not be settled again.
         let last_drop = self.finish_and_see_drops()?;
-        let plan = self.plan_settlement(scope, unreadable)?;
+        let plan = self.plan_settlement(scope, unreadable, being_summed)?;
         let is_worth_it =
             plan.bytes >= BYTES_MIN || plan.hours >= HOURS_MIN || plan.in_spans >= IN_SPANS_MAX;
         if plan.hours == 0 || !is_worth_it && scope == SettleScope::Cold {
@@ -288,6 +318,7 @@ impl Inner {
         &self,
         scope: SettleScope,
         unreadable: &HashSet<Hour>,
+        being_summed: &[Span],
     ) -> Result<SettlementPlan, StoreError> {
         const DOING: &str = "looking for cold hours";
         let Some(settled) = self.settled() else {
@@ -302,7 +333,8 @@ impl Inner {
                 let is_recent = |since| self.settler.recent.lock().contains(hour, since);
                 newest.is_some_and(|newest| hour < newest) && !since.is_some_and(is_recent)
             };
-            !unreadable.contains(&hour) && (scope == SettleScope::All || is_cold())
+            let is_being_summed = || being_summed.iter().any(|span| span.hours().contains(hour));
+            !unreadable.contains(&hour) && !is_being_summed() && (scope == SettleScope::All || is_cold())
         };
         // The disk has room for a second copy.
         let bytes_max = self.health.room() / 2;

@@ -1,18 +1,21 @@
 //! Sums spans whose hours are settled.
 
 use std::collections::{BTreeSet, HashSet};
+use std::time::Instant;
 
 use super::merge::SpanMerge;
 use super::{KeyLayout, Span, Tier};
 use crate::store::codec::{self, SPAN_PREFIX_BYTES};
 use crate::store::error::{StoreError, with_context};
 use crate::store::families::iterate;
-use crate::store::settle::{SettleScope, StagedRows, has_rows};
+use crate::store::settle::{INTERVAL, SettleScope, StagedRows, has_rows};
 use crate::store::{Inner, Step};
-use flow::HourRange;
+use flow::{Hour, HourRange};
 
-/// Rows between checks whether the store is closing.
-const ROWS_PER_CHECK: u32 = 4096;
+/// Rows between two looks at what else there is to do.
+const ROWS_PER_CHECK: u32 = if cfg!(test) { 4 } else { 4096 };
+/// While flows come, summing rests this many times as long as it has worked: it can wait, and commits cannot.
+const REST: u32 = 7;
 /// Spans that one ingest adds.
 const SPANS_MAX: usize = 64;
 /// It adds no further one once it has this many bytes.
@@ -24,16 +27,29 @@ enum NotSummed {
     Unreadable(StoreError),
     /// Its sums could not be written.
     Failed(StoreError),
-    Closing,
+    /// The store is closing, or has dropped hours, which the sums would still contain.
+    Interrupted,
+}
+
+/// What the settler does while it sums spans. That takes minutes if each hour has other keys, so hours that go cold
+/// meanwhile are settled in between; those of the spans are left alone.
+struct Meanwhile<'a> {
+    scope: SettleScope,
+    spans: &'a [Span],
+    unreadable_hours: &'a mut HashSet<Hour>,
+    last_drop: u64,
+    settled_at: Instant,
+    working_since: Instant,
 }
 
 impl Inner {
     /// Sums the next spans that are complete. Returns whether there may be more. `unreadable` are spans whose parts could
-    /// not be read.
+    /// not be read; `unreadable_hours` are those of settlements in between.
     pub(in crate::store) fn sum_next_spans(
         &self,
         scope: SettleScope,
         unreadable: &mut HashSet<Span>,
+        unreadable_hours: &mut HashSet<Hour>,
     ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.settler.lock_running();
         let last_drop = self.finish_and_see_drops()?;
@@ -42,7 +58,15 @@ impl Inner {
         let mut summed: Vec<Span> = Vec::new();
         // The disk has room for a second copy.
         let mut room = self.health.room() / 2;
-        for span in spans {
+        let mut meanwhile = Meanwhile {
+            scope,
+            spans: &spans,
+            unreadable_hours,
+            last_drop,
+            settled_at: Instant::now(),
+            working_since: Instant::now(),
+        };
+        for &span in &spans {
             let bytes = self.bytes_of_parts(span)?;
             if bytes > room {
                 tracing::debug!(?span, bytes, "no disk space to sum a span");
@@ -56,7 +80,7 @@ impl Inner {
             {
                 staged.end_file()?;
             }
-            match self.sum(span, &mut staged) {
+            match self.sum(span, &mut staged, &mut meanwhile) {
                 Ok(()) => summed.push(span),
                 Err(NotSummed::Unreadable(error)) => {
                     tracing::error!(%span, %error, "span not summed: its rows cannot be read; run flowtally verify");
@@ -64,7 +88,7 @@ impl Inner {
                     return Ok(true);
                 }
                 Err(NotSummed::Failed(error)) => return Err(error),
-                Err(NotSummed::Closing) => return Ok(false),
+                Err(NotSummed::Interrupted) => return Ok(!self.settler.is_closing()),
             }
             if staged.bytes() >= BYTES_ENOUGH {
                 break;
@@ -82,7 +106,7 @@ impl Inner {
         self.step(Step::SpanWritten);
         let _write_lock = self.flusher.lock_writes();
         self.finish_steps()?;
-        // Only drops and settlements change what was read, and no settlement runs meanwhile.
+        // Only drops and settlements change what was read, and settlements have left these spans alone.
         if self.families.last_drop() != last_drop {
             return Ok(true);
         }
@@ -97,7 +121,12 @@ impl Inner {
     }
 
     /// Stages the sums of a span.
-    fn sum(&self, span: Span, staged: &mut StagedRows<'_>) -> Result<(), NotSummed> {
+    fn sum(
+        &self,
+        span: Span,
+        staged: &mut StagedRows<'_>,
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<(), NotSummed> {
         let mut parts = self.parts_of(span).map_err(NotSummed::Unreadable)?;
         let mut key = codec::span_prefix(span).to_vec();
         let mut rows_until_check = ROWS_PER_CHECK;
@@ -109,11 +138,31 @@ impl Inner {
             rows_until_check -= 1;
             if rows_until_check == 0 {
                 rows_until_check = ROWS_PER_CHECK;
-                if self.settler.is_closing() {
-                    return Err(NotSummed::Closing);
-                }
+                self.do_meanwhile(meanwhile)?;
             }
         }
+        Ok(())
+    }
+
+    /// Between rows of a span: settles hours that have gone cold, and rests while flows come.
+    fn do_meanwhile(&self, meanwhile: &mut Meanwhile<'_>) -> Result<(), NotSummed> {
+        let is_outdated = || self.families.last_drop() != meanwhile.last_drop;
+        if self.settler.is_closing() || is_outdated() {
+            return Err(NotSummed::Interrupted);
+        }
+        if meanwhile.scope == SettleScope::All {
+            return Ok(());
+        }
+        let interval = INTERVAL.min(self.options.cold_after);
+        if meanwhile.settled_at.elapsed() >= interval {
+            let hours = &mut *meanwhile.unreadable_hours;
+            let mut settle = || self.settle_other_hours(meanwhile.scope, hours, meanwhile.spans);
+            while settle().map_err(NotSummed::Failed)? {}
+            meanwhile.settled_at = Instant::now();
+        } else if self.settler.is_busy() {
+            self.settler.rest(meanwhile.working_since.elapsed() * REST);
+        }
+        meanwhile.working_since = Instant::now();
         Ok(())
     }
 
