@@ -6,6 +6,7 @@
 mod access;
 mod api;
 mod backups;
+mod batches;
 mod body;
 mod connections;
 mod error;
@@ -20,6 +21,7 @@ mod metrics;
 mod negotiate;
 mod openapi;
 mod origin;
+mod otlp_post;
 mod page;
 mod parameters;
 mod partitions;

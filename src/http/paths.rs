@@ -2,8 +2,11 @@
 
 use crate::service::PEER_PATH_PREFIX;
 
+/// The path that OTLP/HTTP has for metrics.
+pub(super) const OTLP_METRICS: &str = "/v1/metrics";
+
 /// All paths, and their methods.
-pub(super) const PATHS: [(&str, &str); 9] = [
+pub(super) const PATHS: [(&str, &str); 10] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
     ("/hours", "GET, HEAD, OPTIONS"),
@@ -13,6 +16,7 @@ pub(super) const PATHS: [(&str, &str); 9] = [
     ("/readyz", "GET, HEAD, OPTIONS"),
     ("/backups", "POST, OPTIONS"),
     ("/receipts", "POST, OPTIONS"),
+    (OTLP_METRICS, "POST, OPTIONS"),
 ];
 /// Methods of `/backups/ID` and of `/backups/ID/FILE`.
 pub(super) const ONE_BACKUP: &str = "DELETE, OPTIONS";
