@@ -128,8 +128,8 @@ pub struct Serve {
     )]
     pub idempotency_disk_max: u32,
 
-    /// Seconds for which the service remembers the flows of a batch that was sent with ?dedup=content. Within this time,
-    /// the same flows count once.
+    /// Seconds for which the service remembers the flows of a batch that was sent with ?dedup=content, and exports of
+    /// OpenTelemetry. Within this time, the same flows or the same export count once.
     #[arg(
         long,
         env = "FLOWTALLY_CONTENT_WINDOW",

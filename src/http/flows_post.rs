@@ -5,20 +5,15 @@ use std::pin::Pin;
 use bytes::Buf;
 use futures_util::Stream;
 use warp::http::HeaderMap;
-use warp::http::header::HeaderValue;
 use warp::reply::Response;
 
-use super::access::Permission;
 use super::api::Api;
 use super::error::Problem;
 use super::request::Request;
-use super::{body, negotiate, parameters, response};
+use super::{batches, body, negotiate, parameters, response};
 use crate::service::Committed;
 use flow::decode::decode;
 use flow::{IdempotencyKey, Notes, headers};
-
-/// Larger bodies are decoded on a blocking thread. For smaller ones, the hand-over would cost more than it saves.
-const DECODE_INLINE_BYTES_MAX: usize = 512 << 10;
 
 pub(super) async fn handle(
     api: &Api,
@@ -32,12 +27,7 @@ pub(super) async fn handle(
         _ => format!("{{\"accepted\":{accepted},\"expired\":{expired}}}\n"),
     };
     let mut response = response::with_body(response::JSON, json);
-    if committed.replayed {
-        response.headers_mut().insert(
-            headers::IDEMPOTENT_REPLAYED,
-            HeaderValue::from_static("true"),
-        );
-    }
+    batches::mark_replayed(&mut response, &committed);
     Ok(response)
 }
 
@@ -48,32 +38,16 @@ async fn receive_batch(
     stream: Pin<&mut (impl Stream<Item = Result<impl Buf, warp::Error>> + Send)>,
 ) -> Result<Committed, Problem> {
     let headers = request.headers;
-    api.access
-        .authorize(Permission::Write, headers, request.context)?;
-    let service = api.opened()?;
-    service.admit_batch()?;
+    let service = batches::admit(api, request)?;
     let parameters = parameters::parse_post(request.query)?;
     let format = negotiate::body_format(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
     let key = idempotency_key(headers)?;
     let notes = notes(headers, key.as_ref())?;
     let (body, permit) = body::receive(api, headers, encoding, stream).await?;
-    let batch = if body.len() <= DECODE_INLINE_BYTES_MAX {
-        decode(&body, format).inspect(|_| drop(body))
-    } else {
-        tokio::task::spawn_blocking(move || decode(&body, format))
-            .await
-            .map_err(|_| Problem::Internal)?
-    };
+    let batch = batches::decode(body.len(), move || decode(&body, format)).await?;
     let batch = batch.map_err(Problem::BadBatch)?;
-    if let Err(too_far_ahead) = api.hour_guard.validate(&batch) {
-        let service = service.clone();
-        let newest = tokio::task::spawn_blocking(move || service.newest_hour());
-        let newest = newest.await.map_err(|_| Problem::Internal)?;
-        if api.hour_guard.trusts_clock(newest) {
-            return Err(too_far_ahead.into());
-        }
-    }
+    batches::validate_hours(api, service, &batch).await?;
     let batch = match key {
         Some(key) => batch.with_key(key).with_notes(notes),
         None if parameters.by_content => batch.with_content_key(),

@@ -6,6 +6,7 @@
 mod access;
 mod api;
 mod backups;
+mod batches;
 mod body;
 mod connections;
 mod directory_post;
@@ -21,6 +22,7 @@ mod metrics;
 mod negotiate;
 mod openapi;
 mod origin;
+mod otlp_post;
 mod page;
 mod parameters;
 mod partitions;

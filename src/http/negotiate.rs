@@ -6,7 +6,7 @@ use warp::http::header::{self, HeaderName};
 use super::error::Problem;
 use crate::query::RowFormat;
 use flow::Encoding;
-use flow::decode::Format;
+use flow::decode::{Format, otlp};
 
 /// The formats of rows, in order of preference for a client that has none.
 const ROW_FORMATS: [RowFormat; 3] = [RowFormat::Json, RowFormat::Ndjson, RowFormat::Csv];
@@ -22,21 +22,61 @@ fn essence(format: RowFormat) -> &'static str {
 /// Names for UTF-8, and for ASCII, which is a subset of it.
 const UTF8: [&str; 5] = ["utf-8", "utf8", "us-ascii", "ascii", ""];
 
+/// The one `Content-Type` of a request.
+struct ContentType {
+    /// The media type without parameters, in lower case.
+    essence: String,
+    /// A charset that is not UTF-8.
+    foreign_charset: Option<String>,
+}
+
+impl ContentType {
+    /// `None` if there is no such header.
+    fn read(headers: &HeaderMap) -> Result<Option<ContentType>, Problem> {
+        let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+        let Some(value) = values.next() else {
+            return Ok(None);
+        };
+        if values.next().is_some() {
+            return Err(Problem::MediaType {
+                what: "there is more than one Content-Type".into(),
+            });
+        }
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let mut parts = text.split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let mut charsets = parts.filter_map(|parameter| {
+            let (name, value) = parameter.split_once('=')?;
+            let is_charset = name.trim().eq_ignore_ascii_case("charset");
+            is_charset.then(|| value.trim().trim_matches(['"', '\'']))
+        });
+        let is_foreign = |charset: &&str| !UTF8.iter().any(|name| charset.eq_ignore_ascii_case(name));
+        let foreign_charset = charsets.find(is_foreign).map(str::to_owned);
+        Ok(Some(ContentType {
+            essence,
+            foreign_charset,
+        }))
+    }
+
+    /// # Errors
+    /// The body, which is JSON, has another charset.
+    fn require_utf8(&self) -> Result<(), Problem> {
+        match &self.foreign_charset {
+            None => Ok(()),
+            Some(charset) => Err(Problem::MediaType {
+                what: format!("the charset is {charset:?}; JSON is UTF-8"),
+            }),
+        }
+    }
+}
+
 /// The format that `Content-Type` names. A body without the header is decoded as JSON, since it is validated as
 /// strictly as any.
 pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
-    let Some(value) = values.next() else {
+    let Some(content_type) = ContentType::read(headers)? else {
         return Ok(Format::Json);
     };
-    if values.next().is_some() {
-        return Err(Problem::MediaType {
-            what: "there is more than one Content-Type".into(),
-        });
-    }
-    let text = String::from_utf8_lossy(value.as_bytes());
-    let mut parts = text.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let essence = &content_type.essence;
     let format = match essence.as_str() {
         "application/json" => Format::Json,
         "application/x-ndjson"
@@ -66,18 +106,7 @@ pub(super) fn body_format(headers: &HeaderMap) -> Result<Format, Problem> {
             });
         }
     };
-    for parameter in parts {
-        let Some((name, value)) = parameter.split_once('=') else {
-            continue;
-        };
-        let value = value.trim().trim_matches(['"', '\'']);
-        let is_utf8 = |name: &&str| value.eq_ignore_ascii_case(name);
-        if name.trim().eq_ignore_ascii_case("charset") && !UTF8.iter().any(is_utf8) {
-            return Err(Problem::MediaType {
-                what: format!("the charset is {value:?}; JSON is UTF-8"),
-            });
-        }
-    }
+    content_type.require_utf8()?;
     Ok(format)
 }
 
@@ -88,6 +117,24 @@ pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
         Format::Ndjson => Err(Problem::MediaType {
             what: "the body has to be application/json".into(),
         }),
+    }
+}
+
+/// The format of an export of OpenTelemetry, for which `Content-Type` is required.
+pub(super) fn otlp_format(headers: &HeaderMap) -> Result<otlp::Format, Problem> {
+    const SUPPORTED: &str = "supported are application/x-protobuf and application/json";
+    let refused = |why: String| Problem::MediaType {
+        what: format!("{why}; {SUPPORTED}"),
+    };
+    let content_type =
+        ContentType::read(headers)?.ok_or_else(|| refused("there is no Content-Type".into()))?;
+    match content_type.essence.as_str() {
+        "application/x-protobuf" => Ok(otlp::Format::Protobuf),
+        "application/json" => {
+            content_type.require_utf8()?;
+            Ok(otlp::Format::Json)
+        }
+        essence => Err(refused(format!("Content-Type is {essence:?}"))),
     }
 }
 
@@ -287,6 +334,24 @@ mod tests {
             let got = body_format(&headers(header::CONTENT_TYPE, media_type)).ok();
             assert_eq!(got, format, "{media_type}");
         }
+    }
+
+    #[test]
+    fn content_type_names_the_format_of_an_export() {
+        use otlp::Format::{Json, Protobuf};
+        for (media_type, format) in [
+            ("application/x-protobuf", Some(Protobuf)),
+            ("Application/X-Protobuf; messageType=x", Some(Protobuf)),
+            ("application/json; charset=utf-8", Some(Json)),
+            ("application/json; charset=latin1", None),
+            ("application/x-ndjson", None),
+            ("application/grpc", None),
+            ("", None),
+        ] {
+            let got = otlp_format(&headers(header::CONTENT_TYPE, media_type)).ok();
+            assert_eq!(got, format, "{media_type}");
+        }
+        assert!(otlp_format(&HeaderMap::new()).is_err());
     }
 
     #[test]

@@ -3,8 +3,11 @@
 use crate::service::PEER_PATH_PREFIX;
 use flow::directory::DIRECTORY_PATH;
 
+/// The path that OTLP/HTTP has for metrics.
+pub(super) const OTLP_METRICS: &str = "/v1/metrics";
+
 /// All paths, and their methods.
-pub(super) const PATHS: [(&str, &str); 10] = [
+pub(super) const PATHS: [(&str, &str); 11] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
     ("/hours", "GET, HEAD, OPTIONS"),
@@ -15,6 +18,7 @@ pub(super) const PATHS: [(&str, &str); 10] = [
     ("/backups", "POST, OPTIONS"),
     ("/receipts", "POST, OPTIONS"),
     (DIRECTORY_PATH, "POST, OPTIONS"),
+    (OTLP_METRICS, "POST, OPTIONS"),
 ];
 /// Methods of `/backups/ID` and of `/backups/ID/FILE`.
 pub(super) const ONE_BACKUP: &str = "DELETE, OPTIONS";

@@ -20,8 +20,8 @@ use super::paths::{self, backup_path, path_label};
 use super::request::{Request, RequestContext};
 use super::trace::Trace;
 use super::{
-    backups, body, directory_post, flows_delete, flows_get, flows_post, health, hours, metrics, openapi, page,
-    partitions, receipts_post, response,
+    backups, body, directory_post, flows_delete, flows_get, flows_post, health, hours, metrics,
+    openapi, otlp_post, page, partitions, receipts_post, response,
 };
 use crate::service::PEER_PATH_PREFIX;
 use flow::directory::DIRECTORY_PATH;
@@ -82,7 +82,10 @@ async fn handle(
                 let reason = problem.name();
                 let metrics = api.metrics.http();
                 metrics.rejected.with_label_values(&[reason]).inc();
-                problem.into_response()
+                match otlp_post::error_format(&request) {
+                    Some(format) => problem.into_otlp_response(format),
+                    None => problem.into_response(),
+                }
             }
         }
     }
@@ -165,6 +168,9 @@ async fn route(
         }
         (DIRECTORY_PATH, ..) if method == Method::POST => {
             directory_post::handle(api, request, body).await
+        }
+        (paths::OTLP_METRICS, ..) if method == Method::POST => {
+            otlp_post::handle(api, request, body).await
         }
         (_, Some((id, None)), _) if method == Method::DELETE => {
             backups::end(api, request, id).await

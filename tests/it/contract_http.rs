@@ -29,6 +29,7 @@ fn paths_and_methods_are_routed() {
         ("GET", "/backups", "POST, OPTIONS"),
         ("GET", "/backups/1", "DELETE, OPTIONS"),
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),
+        ("PUT", "/v1/metrics", "POST, OPTIONS"),
         ("PUT", "/readyz", "GET, HEAD, OPTIONS"),
     ] {
         let response = raw(

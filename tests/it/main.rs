@@ -59,6 +59,7 @@ mod nodes;
 mod notes;
 mod notify;
 mod observe;
+mod otlp;
 mod page;
 mod proxy;
 mod query;

@@ -12,10 +12,10 @@ impl IdempotencyKey {
     /// Prefix of the keys of imported files, which are kept for longer than others.
     pub const IMPORT_PREFIX: &str = "import_";
 
-    /// Prefix of the keys that the service makes of a batch's flows, which are kept for a short time.
+    /// Prefix of the keys that the service makes of a batch's flows or of its body, which are kept for a short time.
     pub const CONTENT_PREFIX: &str = "content_";
 
-    /// The key of a batch whose sender cannot make keys. `fingerprint` is that of its flows.
+    /// The key of a batch whose sender cannot make keys. `fingerprint` is that of its flows or of its body.
     pub fn of_content(fingerprint: u128) -> IdempotencyKey {
         let prefix = IdempotencyKey::CONTENT_PREFIX;
         IdempotencyKey(format!("{prefix}{fingerprint:032x}").into())

@@ -13,7 +13,7 @@ use flow::{Field, IdempotencyKey, Note, Notes, TOO_COARSE};
 
 /// The state of a batch after a 4xx, and after a 5xx. The documentation uses the same words.
 const NOTHING_COUNTED: &str = "nothing of the batch counted";
-const SEND_AGAIN: &str =
+pub(super) const SEND_AGAIN: &str =
     "it is unknown whether the batch counted: send it again under the same Idempotency-Key";
 
 /// How a problem appears to a client. Only `detail` differs between two occurrences of the same problem.
@@ -152,6 +152,12 @@ impl Problem {
                 StatusCode::BAD_REQUEST,
                 "bad-batch",
                 "The body is not a batch of flows",
+                format!("{error}; {NOTHING_COUNTED}"),
+            ),
+            Problem::BadExport(error) => Description::new(
+                StatusCode::BAD_REQUEST,
+                "bad-export",
+                "The body is not an export of flows",
                 format!("{error}; {NOTHING_COUNTED}"),
             ),
             Problem::TooFarAhead(error) => Description::new(

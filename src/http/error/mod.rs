@@ -17,8 +17,9 @@ use super::response;
 use crate::ingest::Overloaded;
 use crate::query::QueryError;
 use crate::service::ServiceError;
-use description::Description;
+use description::{Description, SEND_AGAIN};
 use flow::decode::DecodeError;
+use flow::decode::otlp::{self, ExportError};
 use flow::query::text::BadQuery;
 use flow::{
     Field, HourRange, PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemDocument, TooFarAhead,
@@ -62,6 +63,8 @@ pub(super) enum Problem {
     },
     /// The body is not a batch of flows.
     BadBatch(DecodeError),
+    /// The body is not an export of metrics, or not one whose flows can be counted.
+    BadExport(ExportError),
     /// The batch has an hour that is too far ahead of the clock.
     TooFarAhead(TooFarAhead),
     /// The body did not arrive completely, or cannot be decompressed.
@@ -170,6 +173,34 @@ impl Problem {
     }
 
     pub(super) fn into_response(self) -> Response {
+        let description = self.describe();
+        let body = self.document(&description);
+        self.respond(description.status, PROBLEM_MEDIA_TYPE, body)
+    }
+
+    /// The response to an export of OpenTelemetry. OTLP requires a `Status` in place of a problem document, and its
+    /// clients send an export again after 429, 502, 503 and 504 only, so all problems that may pass are a 503.
+    pub(super) fn into_otlp_response(self, format: otlp::Format) -> Response {
+        let Description {
+            status,
+            name,
+            title,
+            detail,
+        } = self.describe();
+        // The service makes the key itself.
+        let detail = detail.replace(SEND_AGAIN, "the same export may be sent again, and counts once");
+        let message = format!("{title}: {detail} ({PROBLEM_TYPE_PREFIX}{name})");
+        let status = match status {
+            StatusCode::REQUEST_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            status => status,
+        };
+        self.respond(status, format.media_type(), otlp::status(format, &message))
+    }
+
+    /// Logs a failure, and responds with the headers of this problem.
+    fn respond(self, status: StatusCode, media_type: &'static str, body: Vec<u8>) -> Response {
         match &self {
             Problem::Service(error @ ServiceError::Store(_)) => {
                 tracing::error!(%error, "a batch was not stored");
@@ -185,16 +216,10 @@ impl Problem {
             }
             _ => {}
         }
-        let description = self.describe();
-        let status = description.status;
-        let mut response = Response::new(self.document(&description).into());
+        let mut response = response::with_body(media_type, body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
         response::forbid_caching(headers);
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static(PROBLEM_MEDIA_TYPE),
-        );
         match self {
             Problem::MethodNotAllowed { allow, .. } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));

@@ -42,6 +42,7 @@ one_of_each! {
     Problem::ForeignOrigin { .. } => Problem::ForeignOrigin { header: "Origin" },
     Problem::BadQuery { .. } => Problem::BadQuery { what: text() },
     Problem::BadBatch(_) => Problem::BadBatch(DecodeError { index: None, field: None, what: text(), at: None }),
+    Problem::BadExport(_) => Problem::BadExport(ExportError::Malformed { what: text() }),
     Problem::TooFarAhead(_) => Problem::TooFarAhead(too_far_ahead()),
     Problem::BadBody { .. } => Problem::BadBody { what: text() },
     Problem::BadIdempotencyKey => Problem::BadIdempotencyKey,
@@ -169,6 +170,23 @@ fn the_documentation_has_every_type_of_problem() {
     };
     assert_same("the service", &types, of_the_page);
     assert_same("the proxy", &of_the_proxy, of_the_page_for_the_proxy);
+}
+
+/// OTLP's clients drop an export after any other status than 429, 502, 503 and 504.
+#[test]
+fn problems_that_may_pass_are_a_503_for_exports() {
+    for problem in problems() {
+        let (name, status) = (problem.name(), problem.describe().status.as_u16());
+        let response = problem.into_otlp_response(otlp::Format::Json);
+        let expected = match status {
+            408 | 507 => 503,
+            status => status,
+        };
+        assert_eq!(response.status(), expected, "{name}");
+        let has_retry_after = response.headers().contains_key(header::RETRY_AFTER);
+        assert_eq!(has_retry_after, expected == 503, "{name}");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+    }
 }
 
 #[test]

@@ -47,6 +47,7 @@ pub struct Ingest {
     pub bytes: IntCounter,
     pub replayed: IntCounter,
     pub expired: IntCounter,
+    pub points_rejected: IntCounterVec,
     pub commit_batches: Histogram,
     pub commit_seconds: Histogram,
     pub queued_batches: IntGauge,
@@ -282,6 +283,11 @@ impl Ingest {
             expired: registrar.counter(
                 "flowtally_flows_expired_total",
                 "Flows that were too old to keep.",
+            ),
+            points_rejected: registrar.counters(
+                "flowtally_otlp_points_rejected_total",
+                "Data points of OpenTelemetry's exports that are not counted as flows, by reason.",
+                &["reason"],
             ),
             commit_batches: registrar.histogram(
                 "flowtally_commit_batches",

@@ -67,6 +67,13 @@ impl Batch {
         self
     }
 
+    /// Like [`Batch::with_content_key`], with a key that is made of `body`, from which the batch was decoded. For bodies
+    /// that have more than the flows, such as the times of two reports whose flows are equal.
+    pub fn with_content_key_of(self, body: &[u8]) -> Batch {
+        let fingerprint = xxhash_rust::xxh3::xxh3_128(body);
+        self.with_key(IdempotencyKey::of_content(fingerprint))
+    }
+
     /// Sets the notes to store with the receipt of this batch, which has a key.
     pub fn with_notes(mut self, notes: Notes) -> Batch {
         self.notes = (!notes.is_empty()).then(|| Box::new(notes));
@@ -187,6 +194,13 @@ impl BatchBuilder {
         };
         codec::begin_batch(&mut builder.bytes);
         builder
+    }
+
+    /// Upper bound of the bytes that a flow with these names adds to the encoding, if no other flow has its hour.
+    pub fn flow_bytes_max(names: [&[u8]; 3]) -> usize {
+        let name_bytes = |name: &[u8]| name.len() + memchr::memchr_iter(0, name).count() + 1;
+        let key_bytes = HOUR_BYTES + names.map(name_bytes).iter().sum::<usize>();
+        codec::RECORD_HEAD_BYTES_MAX + key_bytes + codec::BATCH_TOTALS_BYTES
     }
 
     /// Number of flows so far.

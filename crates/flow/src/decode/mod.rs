@@ -3,12 +3,15 @@
 //! [`fast`] decodes the form that agents usually send, and gives up at the first deviation without side effects.
 //! [`json`] decodes everything else, and alone defines what is an error. A test verifies that they agree on bodies that
 //! both accept.
+//!
+//! [`otlp`] decodes exports of OpenTelemetry.
 
 mod bodies;
 mod fast;
 mod hints;
 mod json;
 pub mod lookalikes;
+pub mod otlp;
 
 use std::fmt;
 

@@ -11,7 +11,8 @@ use bincode::config::{Configuration, Fixint, LittleEndian};
 
 use crate::{Counters, Hour, NAME_BYTES_MAX, Totals};
 pub use records::{
-    BATCH_TOTALS_BYTES, Record, Records, batch_ledger, begin_batch, end_batch, push_record_head,
+    BATCH_HEADER_BYTES, BATCH_TOTALS_BYTES, RECORD_HEAD_BYTES_MAX, Record, Records, batch_ledger,
+    begin_batch, end_batch, push_record_head,
 };
 
 /// Bytes of an encoded [`Counters`].

@@ -9,7 +9,7 @@ use crate::{Counters, Hour, Totals};
 /// First byte of a stored batch.
 const BATCH_VERSION: u8 = 2;
 /// Version byte, number of flows, bytes of the records.
-const BATCH_HEADER_BYTES: usize = 9;
+pub const BATCH_HEADER_BYTES: usize = 9;
 /// Bytes of an entry of a batch's own ledger: hour and totals.
 pub const BATCH_TOTALS_BYTES: usize = HOUR_BYTES + TOTALS_BYTES;
 /// Bytes of a record before its counters: key length and widths.
