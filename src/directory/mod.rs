@@ -154,10 +154,11 @@ impl Directory {
     }
 
     fn renew_at(&self, request: DirectoryRequest, now: u64) -> Result<(), DirectoryFull> {
-        let mut state = self.state.lock();
+        let state = &mut *self.state.lock();
         state.expire(now);
         // A claim about the future may turn out wrong, and one of the past is of no use.
-        let is_recent = |claim: &Claim| claim.to + CLAIM_KEPT_MS >= now && claim.from <= now;
+        let is_recent =
+            |claim: &Claim| claim.to.saturating_add(CLAIM_KEPT_MS) >= now && claim.from <= now;
         let claims: Vec<Claim> = request.claims.into_iter().filter(is_recent).collect();
         let names: usize = claims.iter().map(|claim| claim.app.len()).sum();
         let bytes = AGENT_BYTES + request.vpc_id.len() + claims.len() * LEASE_BYTES + names;
@@ -189,7 +190,12 @@ impl Directory {
             let leases = state.leases.entry(endpoint.clone()).or_default();
             let contradicts = |other: &&Lease| overlap::contradict(other, &lease);
             if let Some(other) = leases.iter().find(contradicts) {
-                conflict = Some((claim.address, claim.port, lease.app.clone(), other.app.clone()));
+                conflict = Some((
+                    claim.address,
+                    claim.port,
+                    lease.app.clone(),
+                    other.app.clone(),
+                ));
             }
             if leases.len() >= LEASES_PER_ENDPOINT_MAX {
                 let ended_first = leases.iter().enumerate().min_by_key(|(_, lease)| lease.to);

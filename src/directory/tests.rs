@@ -89,9 +89,7 @@ fn a_request_replaces_all_claims_of_its_agent() {
 fn the_time_up_to_which_claims_are_complete() {
     let directory = directory();
     let renew = |agent, until, at| {
-        directory
-            .renew_at(request(agent, until, &[]), at)
-            .unwrap();
+        directory.renew_at(request(agent, until, &[]), at).unwrap();
     };
     let complete = |at| directory.complete_until_at("v", at);
     assert_eq!(complete(NOW), 0);
@@ -106,9 +104,7 @@ fn the_time_up_to_which_claims_are_complete() {
     assert_eq!(complete(later), later - 10);
     // After a start, agents that have not been heard yet may be there.
     let fresh = Directory::new(1 << 20);
-    fresh
-        .renew(request("a", fresh.started_at, &[]))
-        .unwrap();
+    fresh.renew(request("a", fresh.started_at, &[])).unwrap();
     assert_eq!(fresh.complete_until("v"), 0);
 }
 
@@ -128,9 +124,7 @@ fn old_claims_and_silent_agents_are_removed() {
     let named = names(&directory, "v", "10.0.0.7:80", NOW, NOW);
     assert_eq!(named[0].to, NOW, "nobody knows the future");
     let later = NOW + CLAIM_KEPT_MS + 1;
-    directory
-        .renew_at(request("b", later, &[]), later)
-        .unwrap();
+    directory.renew_at(request("b", later, &[]), later).unwrap();
     let totals = directory.totals();
     assert_eq!((totals.agents, totals.claims), (1, 0));
 }
@@ -183,9 +177,15 @@ fn invalid_requests_are_named() {
     };
     assert_eq!(wrong(|_| {}), Ok(()));
     for (change, what) in [
-        ((|r| r.agent.clear()) as fn(&mut DirectoryRequest), "agent: it has 0 bytes"),
+        (
+            (|r| r.agent.clear()) as fn(&mut DirectoryRequest),
+            "agent: it has 0 bytes",
+        ),
         (|r| r.vpc_id = "x".repeat(1025), "vpc_id: it has 1025 bytes"),
-        (|r| r.claims[0].app.clear(), "claims[0]: app: it has 0 bytes"),
+        (
+            |r| r.claims[0].app.clear(),
+            "claims[0]: app: it has 0 bytes",
+        ),
         (|r| r.claims[0].to = 0, "claims[0]: from is 1, after to: 0"),
     ] {
         let error = wrong(change).unwrap_err();

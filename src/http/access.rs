@@ -115,7 +115,10 @@ impl Access {
         let token = bearer(headers).ok_or(Problem::NoToken)?;
         if let Some(known) = mine.find(token) {
             Ok(known.ranges.clone().map(Ranges))
-        } else if other.as_ref().is_some_and(|other| other.find(token).is_some()) {
+        } else if other
+            .as_ref()
+            .is_some_and(|other| other.find(token).is_some())
+        {
             Err(Problem::TokenLacksRight)
         } else {
             Err(Problem::WrongToken)
@@ -165,7 +168,9 @@ impl Tokens {
             token,
             ranges: None,
         };
-        Ok(Tokens(read_tokens(path)?.into_iter().map(unbound).collect()))
+        Ok(Tokens(
+            read_tokens(path)?.into_iter().map(unbound).collect(),
+        ))
     }
 
     /// Those whose agents may be bound to ranges of addresses.

@@ -61,10 +61,7 @@ pub(super) async fn handle(
 }
 
 /// The request, without the claims that the token does not permit, and the addresses of those.
-fn read(
-    body: &[u8],
-    ranges: Option<&Ranges>,
-) -> Result<(DirectoryRequest, Vec<IpAddr>), Problem> {
+fn read(body: &[u8], ranges: Option<&Ranges>) -> Result<(DirectoryRequest, Vec<IpAddr>), Problem> {
     let bad = |what: String| Problem::BadDirectoryRequest { what };
     let mut request: DirectoryRequest =
         // Truncated, since serde's message may contain a value.

@@ -50,7 +50,8 @@ impl ContentType {
             let is_charset = name.trim().eq_ignore_ascii_case("charset");
             is_charset.then(|| value.trim().trim_matches(['"', '\'']))
         });
-        let is_foreign = |charset: &&str| !UTF8.iter().any(|name| charset.eq_ignore_ascii_case(name));
+        let is_foreign =
+            |charset: &&str| !UTF8.iter().any(|name| charset.eq_ignore_ascii_case(name));
         let foreign_charset = charsets.find(is_foreign).map(str::to_owned);
         Ok(Some(ContentType {
             essence,

@@ -123,6 +123,9 @@ mod tests {
         let found: Vec<&[u8]> = suffixes(&arena).collect();
         assert_eq!(found, [longest, b"short"]);
         assert_eq!(counters(&arena), first);
-        assert_eq!(counters(&arena[ENTRY_HEADER_BYTES + longest.len()..]), second);
+        assert_eq!(
+            counters(&arena[ENTRY_HEADER_BYTES + longest.len()..]),
+            second
+        );
     }
 }

@@ -24,7 +24,11 @@ fn question(address: &str, from: u64, to: u64) -> Value {
 fn post(client: &Client, token: Option<&str>, body: &Value) -> (u16, Value) {
     let authorization = token.map(|token| format!("Bearer {token}"));
     let mut headers = vec![JSON];
-    headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
+    headers.extend(
+        authorization
+            .as_deref()
+            .map(|value| ("authorization", value)),
+    );
     let body = serde_json::to_vec(body).unwrap();
     let response = client.post("/directory", &headers, &body).unwrap();
     (response.status, response.json())
@@ -48,7 +52,8 @@ fn the_directory_knows_who_had_an_address_and_when() {
         claim("db", "10.0.0.7", start - 2000, start - 1000),
     );
     for (agent, claim) in [("a", &web), ("b", &db)] {
-        let body = json!({"agent": agent, "vpc_id": "v", "confirmed_until": start, "claims": [claim]});
+        let body =
+            json!({"agent": agent, "vpc_id": "v", "confirmed_until": start, "claims": [claim]});
         let (status, response) = post(client, None, &body);
         assert_eq!(status, 200, "{response}");
         let clock = response["now"].as_u64().unwrap();
@@ -66,7 +71,11 @@ fn the_directory_knows_who_had_an_address_and_when() {
     post(client, None, &body);
     assert_eq!(of(1500, 1200), json!([]));
     assert_eq!(client.metric("flowtally_directory_conflicts"), 1.0);
-    assert!(daemon.log().contains("two agents claim the same address"), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("two agents claim the same address"),
+        "{}",
+        daemon.log()
+    );
     // It takes that back.
     post(client, None, &json!({"agent": "c", "vpc_id": "v"}));
     assert_eq!(of(1500, 1200), json!([db]));
@@ -127,7 +136,10 @@ fn invalid_requests_to_the_directory_are_named() {
     ] {
         let (status, response) = post(&daemon.client, None, &body);
         assert_eq!(status, 400);
-        assert_eq!(response["type"], "urn:flowtally:problem:bad-directory-request");
+        assert_eq!(
+            response["type"],
+            "urn:flowtally:problem:bad-directory-request"
+        );
         let detail = response["detail"].as_str().unwrap();
         assert!(detail.contains(what), "{detail}");
     }
@@ -158,7 +170,10 @@ fn all_nodes_know_what_agents_claim() {
     until_answered(&second.client, "/readyz");
     for daemon in [&first, &second] {
         until("the node to know the claim", || {
-            names(&daemon.client, &[question("10.0.0.7", start - 400, start - 300)]) == json!([web])
+            names(
+                &daemon.client,
+                &[question("10.0.0.7", start - 400, start - 300)],
+            ) == json!([web])
         });
     }
     first.stop();

@@ -45,7 +45,15 @@ fn accepted(response: &Response, replayed: bool) -> (u64, String) {
         "application/x-protobuf" => match response.body[..] {
             [] => (0, String::new()),
             // The message has less than 128 bytes, and there are less than 128 data points.
-            [0x0A, _, 0x08, rejected @ 0..128, 0x12, length @ 0..128, ref message @ ..] => {
+            [
+                0x0A,
+                _,
+                0x08,
+                rejected @ 0..128,
+                0x12,
+                length @ 0..128,
+                ref message @ ..,
+            ] => {
                 assert_eq!(message.len(), usize::from(length));
                 let message = String::from_utf8(message.to_vec()).unwrap();
                 (u64::from(rejected), message)
@@ -153,7 +161,10 @@ fn an_export_counts_once_however_it_is_sent_again() {
     assert_counted(client, 1);
 
     // In JSON it is another export.
-    assert_eq!(accepted(&post(client, &[JSON], EXPORT_JSON), false), explained);
+    assert_eq!(
+        accepted(&post(client, &[JSON], EXPORT_JSON), false),
+        explained
+    );
     assert_counted(client, 2);
     for (name, value) in [
         (
@@ -330,7 +341,10 @@ fn times_too_far_ahead_and_too_old_do_not_count() {
         let (rejected, why) = accepted(&post(client, &[JSON], &old), replayed);
         assert_eq!(rejected, 2);
         assert!(why.contains("1 without a time"), "{why}");
-        assert!(why.contains("1 older than everything that is kept"), "{why}");
+        assert!(
+            why.contains("1 older than everything that is kept"),
+            "{why}"
+        );
     }
     assert_eq!(client.hour(hour), [row(hour, ["a", "b", ""], 5, 0)]);
 }

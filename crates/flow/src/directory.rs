@@ -132,10 +132,7 @@ mod tests {
             r#"{"agent":"a","claims":[{"app":"web","address":"::ffff:10.0.0.7","port":80,"from":1,"to":2,"x":0}]}"#,
         )
         .unwrap();
-        assert_eq!(
-            request.claims[0].endpoint(),
-            "10.0.0.7:80".parse().unwrap()
-        );
+        assert_eq!(request.claims[0].endpoint(), "10.0.0.7:80".parse().unwrap());
         let question = r#"{"address":"10.0.0.7","port":80,"from":1,"to":2}"#;
         let questions = |count| {
             let list = vec![question; count].join(",");
@@ -143,7 +140,10 @@ mod tests {
                 "{{\"agent\":\"a\",\"questions\":[{list}]}}"
             ))
         };
-        assert_eq!(questions(QUESTIONS_MAX).unwrap().questions.len(), QUESTIONS_MAX);
+        assert_eq!(
+            questions(QUESTIONS_MAX).unwrap().questions.len(),
+            QUESTIONS_MAX
+        );
         let error = questions(QUESTIONS_MAX + 1).unwrap_err().to_string();
         assert!(error.contains("at most 5000 items"), "{error}");
     }

@@ -188,7 +188,10 @@ impl Problem {
             detail,
         } = self.describe();
         // The service makes the key itself.
-        let detail = detail.replace(SEND_AGAIN, "the same export may be sent again, and counts once");
+        let detail = detail.replace(
+            SEND_AGAIN,
+            "the same export may be sent again, and counts once",
+        );
         let message = format!("{title}: {detail} ({PROBLEM_TYPE_PREFIX}{name})");
         let status = match status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE => {

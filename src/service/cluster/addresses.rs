@@ -50,7 +50,9 @@ impl Addresses {
         let json = serde_json::to_vec(&request).map_err(|e| unavailable(&e))?;
         let message = zstd::bulk::compress(&json, ZSTD_LEVEL).map_err(|e| unavailable(&e))?;
         if agent.len() + message.len() > MESSAGE_BYTES_MAX {
-            return Err(unavailable(&"the agent has too many claims for one message of Kafka"));
+            return Err(unavailable(
+                &"the agent has too many claims for one message of Kafka",
+            ));
         }
         let renewed = self.directory.renew(request);
         renewed.map_err(|full| ServiceError::DirectoryUnavailable(full.to_string()))?;

@@ -334,7 +334,9 @@ impl Inner {
                 newest.is_some_and(|newest| hour < newest) && !since.is_some_and(is_recent)
             };
             let is_being_summed = || being_summed.iter().any(|span| span.hours().contains(hour));
-            !unreadable.contains(&hour) && !is_being_summed() && (scope == SettleScope::All || is_cold())
+            !unreadable.contains(&hour)
+                && !is_being_summed()
+                && (scope == SettleScope::All || is_cold())
         };
         // The disk has room for a second copy.
         let bytes_max = self.health.room() / 2;

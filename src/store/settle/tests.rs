@@ -212,7 +212,10 @@ fn what_is_left_to_settle_and_to_sum_is_counted() {
             if found == expected {
                 return;
             }
-            assert!(Instant::now() < give_up, "{found:?} instead of {expected:?}");
+            assert!(
+                Instant::now() < give_up,
+                "{found:?} instead of {expected:?}"
+            );
             std::thread::sleep(Duration::from_millis(5));
             // The settler does not look again if nothing has been written for a while.
             inner.settler.state.lock().written = Some(Instant::now());
@@ -230,7 +233,12 @@ fn what_is_left_to_settle_and_to_sum_is_counted() {
     // While flows of a day are in memory, it is not summed. The other is, since a later hour has flows.
     commit(&store, &[(3, "late".into(), 5)]);
     let mut unreadable = HashSet::new();
-    let mut settle = || while inner.settle_hours(SettleScope::All, &mut unreadable).unwrap() {};
+    let mut settle = || {
+        while inner
+            .settle_hours(SettleScope::All, &mut unreadable)
+            .unwrap()
+        {}
+    };
     settle();
     backlog = Backlog {
         unsummed_days: 1,

@@ -83,9 +83,7 @@ fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
             .arg(world.path("servers.py"))
             .arg(host.to_string())
             .arg(world.dir.path());
-        traffic.push(Killed::spawn(
-            command.args(&targets).stdout(Stdio::piped()),
-        ));
+        traffic.push(Killed::spawn(command.args(&targets).stdout(Stdio::piped())));
     }
     until("all hosts to serve", || {
         (1..=HOSTS).all(|host| world.path(format!("serving-{host}")).exists())
@@ -146,14 +144,17 @@ fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
     }
     world.touch("end");
     let total = |of: &BTreeMap<(String, String), [u64; 2]>| {
-        of.values().fold([0, 0], |[tx, rx], bytes| [tx + bytes[0], rx + bytes[1]])
+        of.values()
+            .fold([0, 0], |[tx, rx], bytes| [tx + bytes[0], rx + bytes[1]])
     };
     // What the service did not take at once is in the spool.
     let _agents: Vec<Killed> = (1..=HOSTS)
         .map(|host| world.agent(host, &arguments))
         .collect();
     let counted = poll_for(DEADLINE, || {
-        world.counted().filter(|counted| total(counted) == total(&moved))
+        world
+            .counted()
+            .filter(|counted| total(counted) == total(&moved))
     });
     let counted = counted.unwrap_or_else(|| {
         let counted = world.counted().unwrap();

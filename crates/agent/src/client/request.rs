@@ -82,7 +82,9 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let json = serde_json::to_vec(body).map_err(|e| ClientError::Options(e.to_string()))?;
-        let request = self.to_post(path).header("content-type", "application/json");
+        let request = self
+            .to_post(path)
+            .header("content-type", "application/json");
         let response = self.require_success(path, request.send(&json))?;
         self.json(path, response)
     }

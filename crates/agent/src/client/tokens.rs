@@ -3,6 +3,7 @@
 //!
 //! In the file of write tokens, ranges of addresses may follow a token: an agent with this token can claim only those.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,15 @@ pub struct BoundToken {
     pub ranges: Option<Vec<IpNet>>,
 }
 
+/// Without the token.
+impl fmt::Debug for BoundToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundToken")
+            .field("ranges", &self.ranges)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Reads all tokens of a file; there is at least one.
 ///
 /// # Errors
@@ -51,7 +61,8 @@ pub fn read_bound_tokens(path: &Path) -> Result<Vec<BoundToken>, TokenFileError>
             Some(at) => line.split_at(at),
             None => (line, &b""[..]),
         };
-        let ranges = std::str::from_utf8(ranges).map_err(|_| "its ranges are not UTF-8".to_owned())?;
+        let ranges =
+            std::str::from_utf8(ranges).map_err(|_| "its ranges are not UTF-8".to_owned())?;
         let ranges = ranges.split(|c: char| c == ',' || c.is_ascii_whitespace());
         let ranges = ranges.filter(|range| !range.is_empty());
         let ranges: Vec<IpNet> = ranges.map(range).collect::<Result<_, _>>()?;
@@ -95,9 +106,8 @@ fn read<T>(
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let is_token = |(_, line): &(usize, &[u8])| !line.is_empty() && !line.starts_with(b"#");
     let lines = (1..).zip(lines).filter(is_token).take(count_max);
-    let tokens = lines.map(|(number, line)| {
-        parse(line).map_err(|why| unusable(format!("line {number}: {why}")))
-    });
+    let tokens = lines
+        .map(|(number, line)| parse(line).map_err(|why| unusable(format!("line {number}: {why}"))));
     let tokens: Vec<T> = tokens.collect::<Result<_, _>>()?;
     match tokens.is_empty() {
         true => Err(unusable(
@@ -138,7 +148,10 @@ mod tests {
         );
         fs::write(&path, b"secret 10.0.0.0/33\n").unwrap();
         let error = read_bound_tokens(&path).err().unwrap().to_string();
-        assert!(error.contains("line 1") && error.contains("10.0.0.0/33"), "{error}");
+        assert!(
+            error.contains("line 1") && error.contains("10.0.0.0/33"),
+            "{error}"
+        );
         assert!(!error.contains("secret"), "{error}");
         let error = read_tokens(Path::new("/nowhere/tokens"))
             .unwrap_err()

@@ -147,10 +147,7 @@ impl Connections {
             State::Opening | State::Ended => {}
             State::Established | State::PeerHasFinished => sockets.push(socket),
         })?;
-        let at = Span {
-            from,
-            to: now_ms(),
-        };
+        let at = Span { from, to: now_ms() };
         self.looked_at = at;
         self.listeners
             .retain(|_, seen| now.duration_since(*seen) < LISTENER_KEPT);
@@ -218,10 +215,7 @@ impl Connections {
         let now = now_ms();
         let from = std::mem::replace(&mut self.ends_read_at, now);
         let have_lost = kernel.read_destroyed(|socket| ended.push(socket))?;
-        let at = Span {
-            from,
-            to: now_ms(),
-        };
+        let at = Span { from, to: now_ms() };
         for socket in ended {
             let Some(info) = socket.info else { continue };
             let known = self.connections.remove(&socket.cookie);
@@ -387,7 +381,10 @@ mod tests {
         assert_eq!(new.heard, heard);
         assert_eq!(new.bytes, Counters { tx: 60, rx: 200 });
         assert_eq!(new.total, total);
-        assert_eq!(connection.count(&socket, total, heard).bytes, Counters::default());
+        assert_eq!(
+            connection.count(&socket, total, heard).bytes,
+            Counters::default()
+        );
         assert_eq!(connections.counted().collect::<Vec<_>>(), [(1, total)]);
     }
 }

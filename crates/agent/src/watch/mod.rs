@@ -35,7 +35,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use self::connections::NewBytes;
-use self::destinations::{Destination, Destinations, Waiter, agent_id};
+use self::destinations::{Destination, Destinations, agent_id};
 use self::own::{OwnNames, RulesError};
 use self::saved::{Ended, EndedWaits, Saved, SavedError};
 use self::totals::{MetricsFile, Totals};

@@ -15,6 +15,13 @@ pub(super) struct Answers {
 }
 
 impl Answers {
+    pub(super) fn complete_until(complete_until: u64) -> Answers {
+        Answers {
+            names: HashMap::new(),
+            complete_until,
+        }
+    }
+
     pub(super) fn add(&mut self, endpoint: SocketAddr, span: Span, app: Arc<str>) {
         self.names.entry(endpoint).or_default().push((span, app));
     }

@@ -68,8 +68,7 @@ impl Claims {
             app.is_some_and(|app| app.as_ref() != Some(&claim.app))
         };
         let is_still = |claim: &OwnClaim| {
-            now.get(&claim.endpoint) == Some(&claim.app)
-                && !lost.contains_key(&claim.endpoint.ip())
+            now.get(&claim.endpoint) == Some(&claim.app) && !lost.contains_key(&claim.endpoint.ip())
         };
         for ((of, _), claim) in &mut self.open {
             if *of == namespace && is_still(claim) {
@@ -155,10 +154,7 @@ fn by_port(listeners: &[Listener]) -> HashMap<u16, Option<Arc<str>>> {
 
 /// The applications by endpoint. A socket that is bound to an address comes before one that takes all of them. Several
 /// sockets of different applications at one endpoint have no name.
-fn endpoints(
-    held: &HashMap<IpAddr, u64>,
-    listeners: &[Listener],
-) -> HashMap<SocketAddr, Arc<str>> {
+fn endpoints(held: &HashMap<IpAddr, u64>, listeners: &[Listener]) -> HashMap<SocketAddr, Arc<str>> {
     let mut endpoints: HashMap<SocketAddr, Option<Arc<str>>> = HashMap::new();
     for is_wildcard in [false, true] {
         let mut found: HashMap<SocketAddr, Option<Arc<str>>> = HashMap::new();
@@ -172,7 +168,9 @@ fn endpoints(
             };
             for address in held.keys().filter(takes) {
                 let endpoint = SocketAddr::new(*address, local.port());
-                let app = found.entry(endpoint).or_insert_with(|| listener.app.clone());
+                let app = found
+                    .entry(endpoint)
+                    .or_insert_with(|| listener.app.clone());
                 if *app != listener.app {
                     *app = None;
                 }
@@ -254,13 +252,7 @@ mod tests {
         let mut claims = Claims::default();
         let web = [listener("0.0.0.0:80", "web")];
         claims.look(1, at(100), &held(&[("10.0.0.7", 5)]), &held(NONE), &web);
-        claims.look(
-            1,
-            at(200),
-            &held(NONE),
-            &held(&[("10.0.0.7", 150)]),
-            &web,
-        );
+        claims.look(1, at(200), &held(NONE), &held(&[("10.0.0.7", 150)]), &web);
         let claim = |from, to| ("web".to_owned(), "10.0.0.7:80".to_owned(), from, to);
         assert_eq!(all(&claims), [claim(101, 150)]);
         // Back again, and lost and regained within one interval.

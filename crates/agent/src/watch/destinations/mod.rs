@@ -18,19 +18,19 @@ mod waiting;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::os::unix::fs::MetadataExt;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flow::directory::{Claim, DirectoryRequest, DirectoryResponse, QUESTIONS_MAX, Question};
 use flow::Counters;
+use flow::directory::{Claim, DirectoryRequest, DirectoryResponse, QUESTIONS_MAX, Question};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::answers::Answers;
 use self::claims::{Claims, Listener};
-use self::exchange::{Exchange, Exchanged, Offset, ServiceClock};
+use self::exchange::{Exchange, Offset, ServiceClock};
 use self::waiting::Waiting;
 use super::addresses::Addresses;
 use super::clock::{Span, now_ms};
@@ -169,7 +169,9 @@ impl Destinations {
         let name = new.peer.clone().or_else(|| self.names.of_one(new.remote));
         let name = match (name, &self.directory) {
             (Some(name), _) => name,
-            (None, Some(directory)) if directory.is_supported() && !new.remote.ip().is_loopback() => {
+            (None, Some(directory))
+                if directory.is_supported() && !new.remote.ip().is_loopback() =>
+            {
                 let is_short = new.is_unseen && !self.waiting.has_socket(socket);
                 let waiter = match is_short {
                     true => Waiter::ended(src_app, new.remote, new.heard),
@@ -325,13 +327,14 @@ impl Destinations {
         mut name: impl FnMut(SocketId, &Arc<str>),
     ) {
         let (names, unnamed_bytes) = (&self.names, &mut self.unnamed_bytes);
-        self.waiting.resolve(answers, now_ms(), |waiter, waited, app| {
-            match (waiter, app) {
-                (Waiter::Socket(socket), Some(app)) => name(*socket, app),
-                _ => {}
-            }
-            settle(names, unnamed_bytes, waited, app, sums);
-        });
+        self.waiting
+            .resolve(answers, now_ms(), |waiter, waited, app| {
+                match (waiter, app) {
+                    (Waiter::Socket(socket), Some(app)) => name(*socket, app),
+                    _ => {}
+                }
+                settle(names, unnamed_bytes, waited, app, sums);
+            });
     }
 
     fn settle_all(&mut self, sums: &mut Sums) {
@@ -421,13 +424,10 @@ impl Directory {
         let Some(offset) = self.clock.offset() else {
             return Answers::default();
         };
-        let mut answers = Answers {
-            complete_until: match response.complete_until {
-                0 => 0,
-                until => offset.to_own(until).saturating_sub(offset.error),
-            },
-            ..Answers::default()
-        };
+        let mut answers = Answers::complete_until(match response.complete_until {
+            0 => 0,
+            until => offset.to_own(until).saturating_sub(offset.error),
+        });
         for named in &response.names {
             let span = Span {
                 from: offset.to_own(named.from) + offset.error,

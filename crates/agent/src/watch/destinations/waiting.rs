@@ -189,10 +189,7 @@ mod tests {
     }
 
     fn answers(leases: &[(&str, u64, u64)], complete_until: u64) -> Answers {
-        let mut answers = Answers {
-            complete_until,
-            ..Answers::default()
-        };
+        let mut answers = Answers::complete_until(complete_until);
         for (app, from, to) in leases {
             answers.add(remote(), span(*from, *to), (*app).into());
         }
@@ -248,13 +245,20 @@ mod tests {
 
     #[test]
     fn nothing_waits_for_ever() {
-        for (complete_until, now, is_over) in
-            [(110, 1001, false), (111, 1001, true), (0, 60_999, false), (0, 61_000, true)]
-        {
+        for (complete_until, now, is_over) in [
+            (110, 1001, false),
+            (111, 1001, true),
+            (0, 60_999, false),
+            (0, 61_000, true),
+        ] {
             let mut waiting = Waiting::default();
             add(&mut waiting, Waiter::Socket((1, 2)), 10, span(100, 110));
             let settled = resolve(&mut waiting, &answers(&[], complete_until), now);
-            let expected = if is_over { vec![(String::new(), 10)] } else { vec![] };
+            let expected = if is_over {
+                vec![(String::new(), 10)]
+            } else {
+                vec![]
+            };
             assert_eq!(settled, expected, "{complete_until} {now}");
         }
     }

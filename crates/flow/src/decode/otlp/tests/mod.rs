@@ -5,9 +5,9 @@ mod binary;
 use serde_json::{Value, json};
 
 use super::*;
-use binary::{binary, varint};
 use crate::codec::{FlowKey, Records};
 use crate::{IdempotencyKey, NAME_BYTES_MAX};
+use binary::{binary, varint};
 
 /// An export that OpenTelemetry's own classes have encoded; see `make.py` beside it.
 const EXPORT_PB: &[u8] = include_bytes!("../../../../../../tests/data/otlp/export.pb");
@@ -34,7 +34,12 @@ fn read_one(body: &[u8], format: Format) -> Result<(Vec<Row>, Vec<(Reason, u64)>
         let record = record.unwrap();
         let key = FlowKey::decode(record.key).unwrap();
         let names = [&*key.src_app, &*key.dest_app, &*key.vpc_id];
-        row(key.hour.get(), names, record.counters.tx, record.counters.rx)
+        row(
+            key.hour.get(),
+            names,
+            record.counters.tx,
+            record.counters.rx,
+        )
     });
     Ok((rows.collect(), measured.rejected.reasons().collect()))
 }
@@ -101,10 +106,7 @@ fn an_export_of_another_implementation_is_read() {
         row(HOUR + 1, ["web", "db", "prod"], 7, 0),
         row(HOUR, ["web", "db", "vpc-1"], 250, 0),
     ];
-    for (body, format) in [
-        (EXPORT_PB, Format::Protobuf),
-        (EXPORT_JSON, Format::Json),
-    ] {
+    for (body, format) in [(EXPORT_PB, Format::Protobuf), (EXPORT_JSON, Format::Json)] {
         let (rows, rejected) = read_one(body, format).unwrap();
         assert_eq!(rows, expected, "{format:?}");
         assert_eq!(rejected, [(Reason::OtherMetric, 6)]);
@@ -128,7 +130,10 @@ fn names_are_chosen_by_preference() {
         (&[("k8s.src.owner.name", "A")], ["A", "b", ""]),
         (&[("k8s.src.owner.name", "")], ["a", "b", ""]),
         (&[("src.address", "10.0.0.1")], ["a", "b", ""]),
-        (&[("src.port", "1"), ("k8s.src.namespace", "n")], ["a", "b", ""]),
+        (
+            &[("src.port", "1"), ("k8s.src.namespace", "n")],
+            ["a", "b", ""],
+        ),
         (&[("k8s.cluster.name", "c")], ["a", "b", "c"]),
         (
             &[("k8s.cluster.name", "c"), ("vpc.id", "v")],
@@ -211,7 +216,10 @@ fn fields_may_have_any_order() {
 fn values_are_integers_of_64_bits() {
     for (changes, bytes) in [
         (json!({"asInt": 0}), Some(0)),
-        (json!({"asInt": "9223372036854775807"}), Some(i64::MAX as u64)),
+        (
+            json!({"asInt": "9223372036854775807"}),
+            Some(i64::MAX as u64),
+        ),
         (json!({"asInt": "-1"}), None),
         (json!({"asInt": null}), None),
         (json!({"asInt": null, "asDouble": 3.0}), Some(3)),
@@ -226,7 +234,10 @@ fn values_are_integers_of_64_bits() {
             json!({"asInt": null, "asDouble": 1.844674407370955e19}),
             Some(18_446_744_073_709_549_568),
         ),
-        (json!({"asInt": null, "asDouble": 1.8446744073709552e19}), None),
+        (
+            json!({"asInt": null, "asDouble": 1.8446744073709552e19}),
+            None,
+        ),
         (json!({"flags": 0}), Some(5)),
         (json!({"flags": 1}), None),
         (json!({"flags": 2}), Some(5)),
@@ -236,7 +247,11 @@ fn values_are_integers_of_64_bits() {
         let five = row(HOUR, ["a", "b", ""], 5, 0);
         match bytes {
             Some(bytes) => {
-                assert_eq!(rows, [row(HOUR, ["a", "b", ""], bytes, 0), five], "{changes}");
+                assert_eq!(
+                    rows,
+                    [row(HOUR, ["a", "b", ""], bytes, 0), five],
+                    "{changes}"
+                );
                 assert_eq!(rejected, []);
             }
             None => {
@@ -258,8 +273,14 @@ fn what_does_not_count_has_a_reason() {
         (point(json!({"attributes": null})), Reason::NoName),
         (point(json!({"attributes": number})), Reason::NoName),
         (point_of(&[("src.name", "a")]), Reason::NoName),
-        (point_of(&[("dst.name", "b"), ("source", "a")]), Reason::NoName),
-        (point_of(&[("src.name", "a"), ("dst.name", long.as_str())]), Reason::LongName),
+        (
+            point_of(&[("dst.name", "b"), ("source", "a")]),
+            Reason::NoName,
+        ),
+        (
+            point_of(&[("src.name", "a"), ("dst.name", long.as_str())]),
+            Reason::LongName,
+        ),
     ] {
         let (rows, rejected) = read(&export(std::slice::from_ref(&point))).unwrap();
         assert_eq!((rows, rejected), (vec![], vec![(reason, 1)]), "{point}");
@@ -329,16 +350,40 @@ fn malformed_json_is_refused() {
         ("null".into(), "the body is not an object"),
         ("[]".into(), "the body is not an object"),
         ("{} {}".into(), "not JSON"),
-        ("{\"resourceMetrics\":{}}".into(), "resourceMetrics is not a list"),
-        ("{\"resourceMetrics\":[null]}".into(), "resourceMetrics is not an object"),
-        ("{\"resourceMetrics\":[[]]}".into(), "resourceMetrics is not an object"),
-        (points("[{\"timeUnixNano\":-1}]"), "timeUnixNano is not an integer"),
-        (points("[{\"timeUnixNano\":\"x\"}]"), "timeUnixNano is not an integer"),
+        (
+            "{\"resourceMetrics\":{}}".into(),
+            "resourceMetrics is not a list",
+        ),
+        (
+            "{\"resourceMetrics\":[null]}".into(),
+            "resourceMetrics is not an object",
+        ),
+        (
+            "{\"resourceMetrics\":[[]]}".into(),
+            "resourceMetrics is not an object",
+        ),
+        (
+            points("[{\"timeUnixNano\":-1}]"),
+            "timeUnixNano is not an integer",
+        ),
+        (
+            points("[{\"timeUnixNano\":\"x\"}]"),
+            "timeUnixNano is not an integer",
+        ),
         (points("[{\"asInt\":1.5}]"), "asInt is not an integer"),
-        (points("[{\"asInt\":\"9223372036854775808\"}]"), "asInt is not an integer"),
+        (
+            points("[{\"asInt\":\"9223372036854775808\"}]"),
+            "asInt is not an integer",
+        ),
         (points("[{\"asDouble\":{}}]"), "asDouble is not a number"),
-        (points("[{\"attributes\":[{\"key\":1}]}]"), "key is not a string"),
-        (points("[{\"attributes\":[{\"key\":\"\\ud800\"}]}]"), "key is not a string"),
+        (
+            points("[{\"attributes\":[{\"key\":1}]}]"),
+            "key is not a string",
+        ),
+        (
+            points("[{\"attributes\":[{\"key\":\"\\ud800\"}]}]"),
+            "key is not a string",
+        ),
         (points("{}"), "dataPoints is not a list"),
         (
             points("[]").replace(":1,", ":\"AGGREGATION_TEMPORALITY_DELTA\","),
@@ -354,10 +399,16 @@ fn malformed_json_is_refused() {
     let deep = format!("{{\"a\":{}", "[".repeat(1 << 20));
     assert!(read_one(deep.as_bytes(), Format::Json).is_err());
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(1 << 20), "]".repeat(1 << 20));
-    assert_eq!(read_one(deep.as_bytes(), Format::Json), Ok((vec![], vec![])));
+    assert_eq!(
+        read_one(deep.as_bytes(), Format::Json),
+        Ok((vec![], vec![]))
+    );
     // A mark at the start has no meaning, and null stands for what is absent.
     for empty in ["\u{feff}{}", "{\"resourceMetrics\":null}"] {
-        assert_eq!(read_one(empty.as_bytes(), Format::Json), Ok((vec![], vec![])));
+        assert_eq!(
+            read_one(empty.as_bytes(), Format::Json),
+            Ok((vec![], vec![]))
+        );
     }
 }
 
@@ -366,7 +417,12 @@ fn malformed_protobuf_is_refused() {
     for (body, words) in [
         (&[0x08][..], "beyond the end"),
         (&[0x0A, 0x01], "beyond the end"),
-        (&[0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1], "beyond the end"),
+        (
+            &[
+                0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1,
+            ],
+            "beyond the end",
+        ),
         (&[0x09, 1, 2, 3], "beyond the end"),
         (&[0x0D, 1, 2, 3], "beyond the end"),
         (&[0x08, 1], "another type"),
@@ -377,7 +433,10 @@ fn malformed_protobuf_is_refused() {
         (&[0x0C], "wire type 4"),
         (&[0x0F], "wire type 7"),
         (&[0x80; 10], "more than 64 bits"),
-        (&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2], "more than 64 bits"),
+        (
+            &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2],
+            "more than 64 bits",
+        ),
         // JSON under the wrong Content-Type.
         (b"{\"resourceMetrics\":[]}", "not protobuf"),
     ] {
