@@ -212,8 +212,8 @@ mod tests {
         }
     }
 
-    fn source(hours: &[u64], finest: FinestRows) -> Box<dyn HourSource> {
-        Box::new(Given(hours.to_vec().into_iter(), finest))
+    fn source(hours: Vec<u64>, finest: FinestRows) -> Box<dyn HourSource> {
+        Box::new(Given(hours.into_iter(), finest))
     }
 
     /// A source without flows in an hour refuses a query for it all the same.
@@ -229,8 +229,8 @@ mod tests {
         ] {
             let hours = Hours::new(Duration::MAX, CancellationToken::default());
             let mut hours = hours.in_steps_of(step);
-            hours.add(source(&[1, 30, 47, 48], FinestRows::default()), Some(1));
-            hours.add(source(&[60], days_only_until_48), Some(2));
+            hours.add(source(vec![1, 30, 47, 48], FinestRows::default()), Some(1));
+            hours.add(source(vec![60], days_only_until_48), Some(2));
             assert_eq!(hours.finest_rows(), days_only_until_48);
             let mut read = Vec::new();
             let ended = hours.read(|of| {
@@ -246,7 +246,10 @@ mod tests {
     fn hours_of_several_sources_are_added_up_in_order() {
         let mut hours = Hours::new(Duration::MAX, CancellationToken::default());
         for (hours_of_source, tag) in [(&[1, 4, 5][..], 6), (&[], 5), (&[4, 9], 9)] {
-            hours.add(source(hours_of_source, FinestRows::default()), Some(tag));
+            hours.add(
+                source(hours_of_source.to_vec(), FinestRows::default()),
+                Some(tag),
+            );
         }
         assert_eq!(hours.tag(), Some(6 ^ 5 ^ 9));
         let etag = hours.etag().unwrap();
@@ -261,7 +264,7 @@ mod tests {
             .unwrap()
         {}
         assert_eq!(read, [(1, 1, 1), (4, 2, 8), (5, 1, 5), (9, 1, 9)]);
-        hours.add(source(&[], FinestRows::default()), None);
+        hours.add(source(vec![], FinestRows::default()), None);
         assert_eq!(hours.tag(), None);
     }
 }

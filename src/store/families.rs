@@ -13,9 +13,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions};
+use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions, SstFileWriter};
 
 use super::error::{StoreError, with_context};
 use super::staging::WRITING;
@@ -36,9 +37,12 @@ pub(super) struct Hidden {
     pub(super) in_settled: HiddenHours,
 }
 
+/// With a longer interval, a settlement does not wait for a flush.
+const FLUSH_NEAR: Duration = Duration::from_secs(30);
+
 /// A numbered step.
 #[derive(Clone, Debug, Default)]
-struct NumberedHours {
+pub(super) struct NumberedHours {
     number: u64,
     hours: HiddenHours,
 }
@@ -166,6 +170,18 @@ impl Families {
         self.drops.lock().last.number
     }
 
+    /// Whether no drop since the last one that was `seen` has an hour of these spans; notes that it has seen the last one.
+    pub(super) fn still_has(&self, seen: &mut u64, spans: &[Span]) -> bool {
+        let drops = self.drops.lock();
+        let last = &drops.last;
+        let has_hour = |hours: &HourRange| spans.iter().any(|span| span.overlaps(*hours));
+        let is_next = last.number == *seen + 1 && !last.hours.iter().any(has_hour);
+        if !drops.is_unknown && is_next {
+            *seen = last.number;
+        }
+        !drops.is_unknown && last.number == *seen
+    }
+
     /// What a reader ignores whose view of `flows` contains settlement `in_flows`, and whose view of `settled`, which
     /// is not older, contains `in_settled`. `None` if the two are too far apart: open them again.
     pub(super) fn hidden(&self, in_flows: u64, in_settled: u64) -> Option<Hidden> {
@@ -186,6 +202,23 @@ impl Families {
             in_settled,
         })
     }
+}
+
+/// Writes into a file for `flows` that the rows of a settlement are in `settled` now: they are deleted, and the number tells.
+/// Rows in the same file are not deleted. The number's key sorts last.
+pub(super) fn write_settled_hours(
+    file: &mut SstFileWriter<'_>,
+    settlement: &NumberedHours,
+) -> Result<(), StoreError> {
+    for range in settlement.hours.iter() {
+        let (from, to) = codec::range_bounds(*range);
+        file.delete_range(from, to).map_err(with_context(WRITING))?;
+    }
+    file.put(
+        codec::SETTLEMENT_KEY,
+        codec::encode_number(settlement.number),
+    )
+    .map_err(with_context(WRITING))
 }
 
 fn number_of_settlement(db: &DB) -> Result<u64, StoreError> {
@@ -232,7 +265,21 @@ impl Inner {
             false => self.change_spans(ingest, |summed| summed.insert(new_spans))?,
         }
         self.step(Step::Settled);
-        self.finish_settlement()
+        match self.is_flush_near()? {
+            // It deletes the rows in `flows`. A file for that alone would be a run of its own, which compaction does not
+            // merge with others, since it is small, and which keeps newer runs in level 0.
+            true => Ok(()),
+            false => self.finish_settlement(),
+        }
+    }
+
+    /// Whether a settlement is to be finished by the next flush.
+    pub(super) fn awaits_flush(&self) -> Result<bool, StoreError> {
+        Ok(self.unfinished_settlement()?.is_some() && self.is_flush_near()?)
+    }
+
+    fn is_flush_near(&self) -> Result<bool, StoreError> {
+        Ok(self.options.flush_interval <= FLUSH_NEAR && !self.tallies()?.are_empty())
     }
 
     /// Notes drop `number` of `hours`, after the ingest into `flows` that decides it.
@@ -264,6 +311,11 @@ impl Inner {
     /// Does the second ingest of the last steps, if it is missing.
     pub(super) fn finish_steps(&self) -> Result<(), StoreError> {
         self.finish_settlement()?;
+        self.finish_last_drop()
+    }
+
+    /// Does the second ingest of the last drop, if it is missing.
+    pub(super) fn finish_last_drop(&self) -> Result<(), StoreError> {
         if self.families.drops.lock().is_unknown {
             let last = self.read_drop()?;
             let mut drops = self.families.drops.lock();
@@ -278,40 +330,51 @@ impl Inner {
         self.visibility.during_change(|| self.finish_drop(&files))
     }
 
-    /// The rows of the last settlement are in `settled`, but still in `flows` too: deletes them there.
-    fn finish_settlement(&self) -> Result<(), StoreError> {
+    /// The last settlement, if its rows are in `settled`, but still in `flows` too.
+    pub(super) fn unfinished_settlement(&self) -> Result<Option<NumberedHours>, StoreError> {
         let families = &self.families;
-        let NumberedHours { number, hours } = families.settlement.lock().clone();
-        let is_in_settled = families.in_settled(&self.db)? == number;
-        if !is_in_settled || families.in_flows(&self.db)? == number {
+        let last = families.settlement.lock().clone();
+        let is_in_settled = families.in_settled(&self.db)? == last.number;
+        let is_unfinished = is_in_settled && families.in_flows(&self.db)? != last.number;
+        Ok(is_unfinished.then_some(last))
+    }
+
+    /// Deletes the rows of the last settlement in `flows`, if they are still there.
+    fn finish_settlement(&self) -> Result<(), StoreError> {
+        let Some(settlement) = self.unfinished_settlement()? else {
             return Ok(());
-        }
+        };
         let file = self.staged(&self.flows_options, "settled-rows", |file| {
-            for range in hours.iter() {
-                let (from, to) = codec::range_bounds(*range);
-                file.delete_range(from, to).map_err(with_context(WRITING))?;
-            }
-            file.put(codec::SETTLEMENT_KEY, codec::encode_number(number))
-                .map_err(with_context(WRITING))
+            write_settled_hours(file, &settlement)
         })?;
-        families.in_flows.store(NUMBER_UNKNOWN, Ordering::SeqCst);
-        let ingested = self.ingest(
-            self.flows()?,
-            &[file],
-            "ingesting the deletion of settled rows",
-        );
+        self.finish_settlement_by(&settlement, || {
+            let doing = "ingesting the deletion of settled rows";
+            self.ingest(self.flows()?, &[file], doing)
+        })
+    }
+
+    /// The same by an ingest of a file that has [`write_settled_hours`].
+    pub(super) fn finish_settlement_by(
+        &self,
+        settlement: &NumberedHours,
+        ingest: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let in_flows = &self.families.in_flows;
+        in_flows.store(NUMBER_UNKNOWN, Ordering::SeqCst);
+        let ingested = ingest();
         let number = number_in(&self.db, self.flows()?, &codec::SETTLEMENT_KEY)?;
-        families.in_flows.store(number, Ordering::SeqCst);
+        in_flows.store(number, Ordering::SeqCst);
         ingested?;
         self.step(Step::Moved);
         let mut known_keys = self.known_keys.lock();
-        for hour in hours.iter().flat_map(|range| range.hours()) {
+        for hour in settlement.hours.iter().flat_map(|range| range.hours()) {
             known_keys.forget(hour);
         }
         drop(known_keys);
-        for range in hours.iter() {
+        for range in settlement.hours.iter() {
             self.delete_files_of(self.flows()?, *range);
         }
+        self.compaction_requests.request_dead(&settlement.hours);
         Ok(())
     }
 

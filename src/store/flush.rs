@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::codec::{self, HOUR_BYTES};
 use super::error::{StoreError, with_context};
+use super::families::{NumberedHours, write_settled_hours};
 use super::journal::Journal;
 use super::rocks::RUNS_MAX;
 use super::staging::WRITING;
@@ -216,13 +217,20 @@ impl Inner {
         }
         let _write_lock = self.flusher.lock_writes();
         if is_due {
-            self.finish_steps()?;
+            self.finish_last_drop()?;
+            let settlement = self.unfinished_settlement()?;
             self.write_receipts(tally)?;
-            let (path, rows_added, new_hours) = self.write_file(tally)?;
+            let (path, rows_added, new_hours) = self.write_file(tally, settlement.as_ref())?;
             self.step(Step::Written);
             self.tallies()?.start_flush(tally.last(), new_hours);
-            let ingest = || self.ingest(self.flows()?, &[&path], "ingesting a flushed file");
-            let ingested = self.visibility.update_marker(&self.db, ingest);
+            let ingest = || {
+                let ingest = || self.ingest(self.flows()?, &[&path], "ingesting a flushed file");
+                self.visibility.update_marker(&self.db, ingest)
+            };
+            let ingested = match &settlement {
+                Some(settlement) => self.finish_settlement_by(settlement, ingest),
+                None => ingest(),
+            };
             // Also after an error: the file may have been ingested.
             self.settler.hours_written(tally.hours(), &self.options);
             ingested?;
@@ -252,7 +260,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes one sorted file: every row, then the ledger, then the marker, whose key sorts last.
+    /// Writes one sorted file: every row, then the ledger, then the marker. If rows of a `settlement` are still in `flows`,
+    /// the file deletes them.
     ///
     /// A row is written as a merge operand. If `flows` does not have its key ([`super::known_keys`]), it is written as a
     /// plain value: reading it then needs no merge, which halves the cost of a row. This is safe because the caller
@@ -260,7 +269,11 @@ impl Inner {
     ///
     /// Returns the file, the number of rows that it adds to hours in `flows`, and the number of its hours that are not in the
     /// ledger on disk.
-    fn write_file(&self, tally: &Tally) -> Result<(PathBuf, usize, u64), StoreError> {
+    fn write_file(
+        &self,
+        tally: &Tally,
+        settlement: Option<&NumberedHours>,
+    ) -> Result<(PathBuf, usize, u64), StoreError> {
         const DOING: &str = WRITING;
         let (path, mut file) = self.open_staged(&self.flows_options, &tally.last().to_string())?;
         let mut ledger = self.db.raw_iterator_cf(self.flows()?);
@@ -318,6 +331,9 @@ impl Inner {
         }
         file.put(codec::MARKER_KEY, codec::encode_marker(tally.last()))
             .map_err(with_context(DOING))?;
+        if let Some(settlement) = settlement {
+            write_settled_hours(&mut file, settlement)?;
+        }
         file.finish().map_err(with_context(DOING))?;
         Ok((path, rows_added, new_hours))
     }

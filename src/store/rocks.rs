@@ -22,8 +22,10 @@ pub(super) const RUNS_MANY: u64 = 48;
 /// Number of runs of `flows` at which the flusher waits for compaction.
 pub(super) const RUNS_MAX: u64 = 96;
 
-/// Number of RocksDB's levels, its default.
-pub(super) const LEVELS: usize = 7;
+/// Number of levels of `flows`. Each run that compaction writes is in a level of its own, above those of older runs, or a
+/// single file of level 0 if there is none left. The files of a level contain few hours each, and are deleted without being
+/// read when these are settled; those of level 0 have to be merged.
+pub(super) const LEVELS: usize = 64;
 
 /// Size of a file of compacted rows. Files that contain only hours that are gone are deleted without being read.
 const FILE_BYTES: usize = 32 * MIB;
@@ -163,6 +165,7 @@ fn flows(cache: &Cache, cache_bytes: usize, saturated: Arc<AtomicU64>) -> Option
     // Merges runs of similar size, many at a time, so that each row is rewritten once or twice while its hour grows.
     // Leveled compaction, RocksDB's default, rewrote it about five times, and then everything stopped.
     options.set_compaction_style(DBCompactionStyle::Universal);
+    options.set_num_levels(LEVELS as i32);
     let mut universal = UniversalCompactOptions::default();
     universal.set_min_merge_width(RUNS_MERGED);
     universal.set_max_merge_width(RUNS_MANY as i32);

@@ -31,8 +31,8 @@ pub(super) use staged::{StagedFiles, StagedRows};
 
 /// Interval between searches for cold hours.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
-/// Flows are coming if some were written within this time: a flush is ten seconds late at most.
-const BUSY: Duration = Duration::from_secs(20);
+/// Flows are coming if the last flush is due again, and not later than this.
+const LATE_FLUSH: Duration = Duration::from_secs(10);
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// A settlement has at least this many bytes or [`HOURS_MIN`] hours...
@@ -162,10 +162,10 @@ impl Settler {
         hours.hours().any(|hour| recent.contains(hour, since))
     }
 
-    /// Whether flows are coming.
-    pub(super) fn is_busy(&self) -> bool {
+    /// Whether flows are coming, which are flushed at this interval.
+    pub(super) fn is_busy(&self, flush_interval: Duration) -> bool {
         let written = self.state.lock().written;
-        written.is_some_and(|at| at.elapsed() <= BUSY)
+        written.is_some_and(|at| at.elapsed() <= flush_interval.saturating_add(LATE_FLUSH))
     }
 
     /// Waits for `time`, or until the store is closing.
@@ -210,6 +210,9 @@ impl Inner {
         let mut is_work = false;
         while self.settler.wait(pause, is_work, cold_after) {
             let mut work = || {
+                if self.awaits_flush()? {
+                    return Ok(false);
+                }
                 Ok(self.settle_hours(SettleScope::Cold, &mut unreadable_hours)?
                     || self.sum_next_spans(
                         SettleScope::Cold,
@@ -242,6 +245,7 @@ impl Inner {
         let (spans, hours) = (&mut unreadable_spans, &mut unreadable_hours);
         while self.sum_next_spans(SettleScope::All, spans, hours)? {}
         self.thin()?;
+        self.finish_and_see_drops()?;
         match unreadable_hours.is_empty() && unreadable_spans.is_empty() {
             true => Ok(()),
             false => Err(StoreError::HoursUnreadable),
@@ -263,19 +267,24 @@ impl Inner {
         unreadable: &mut HashSet<Hour>,
     ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.settler.lock_running();
-        self.settle_other_hours(scope, unreadable, &[])
+        self.settle_other_hours(scope, unreadable, &[], 0)
     }
 
-    /// The same, without hours of the spans that are being summed. The caller has the lock.
+    /// The same, without hours of the spans that are being summed, and with room for the `reserved` bytes that these may
+    /// still take. The caller has the lock.
     pub(super) fn settle_other_hours(
         &self,
         scope: SettleScope,
         unreadable: &mut HashSet<Hour>,
         being_summed: &[Span],
+        reserved: u64,
     ) -> Result<bool, StoreError> {
+        if scope == SettleScope::Cold && self.awaits_flush()? {
+            return Ok(false);
+        }
         // Rows that are settled already must not be settled again.
         let last_drop = self.finish_and_see_drops()?;
-        let plan = self.plan_settlement(scope, unreadable, being_summed)?;
+        let plan = self.plan_settlement(scope, unreadable, being_summed, reserved)?;
         let is_worth_it =
             plan.bytes >= BYTES_MIN || plan.hours >= HOURS_MIN || plan.in_spans >= IN_SPANS_MAX;
         if plan.hours == 0 || !is_worth_it && scope == SettleScope::Cold {
@@ -302,7 +311,6 @@ impl Inner {
             files.paths().to_vec(),
             &files.new_spans,
         )?;
-        self.compaction_requests.request_dead(&plan.ranges);
         tracing::debug!(
             hours = plan.hours,
             ranges = plan.ranges.len(),
@@ -319,6 +327,7 @@ impl Inner {
         scope: SettleScope,
         unreadable: &HashSet<Hour>,
         being_summed: &[Span],
+        reserved: u64,
     ) -> Result<SettlementPlan, StoreError> {
         const DOING: &str = "looking for cold hours";
         let Some(settled) = self.settled() else {
@@ -339,7 +348,7 @@ impl Inner {
                 && (scope == SettleScope::All || is_cold())
         };
         // The disk has room for a second copy.
-        let bytes_max = self.health.room() / 2;
+        let bytes_max = self.health.room().saturating_sub(reserved) / 2;
         let (mut plan, mut late) = (SettlementPlan::default(), SettlementPlan::default());
         let (mut cold_hours, mut beyond) = (0, 0);
         let mut rows = iterate(&self.db, flows, &[], &codec::META_PREFIX);

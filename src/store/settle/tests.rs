@@ -193,6 +193,83 @@ fn an_hour_that_went_cold_is_settled() {
     assert_eq!(rows(&store).values().filter(|sums| sums.0 == 2).count(), 3);
 }
 
+/// A sum may take long. Hours that go cold meanwhile are settled, and late flows of its own hours stay where they are.
+#[test]
+fn other_hours_are_settled_while_a_day_is_summed() {
+    let dir = tempfile::tempdir().unwrap();
+    // The settler's thread does nothing for an hour. After a restart, hours on disk are cold.
+    let options = || StoreOptions {
+        cold_after: Duration::from_secs(3600),
+        ..StoreOptions::default()
+    };
+    let flows = |hours: std::ops::Range<u32>| -> Vec<(u32, String, u64)> {
+        let of_hour = |of: u32| (0..10).map(move |n: u32| (of, n.to_string(), 1));
+        hours.flat_map(of_hour).collect()
+    };
+    let (store, _) = Store::open(dir.path(), options()).unwrap();
+    commit(&store, &flows(0..25));
+    store.flush().unwrap();
+    let mut unreadable = HashSet::new();
+    while store
+        .inner
+        .settle_hours(SettleScope::All, &mut unreadable)
+        .unwrap()
+    {}
+    commit(&store, &flows(3..4));
+    let newest = 25 + u32::try_from(HOURS_MIN).unwrap() + 1;
+    commit(&store, &flows(25..newest + 1));
+    store.flush().unwrap();
+    let expected = rows(&store);
+    drop(store);
+
+    let (store, _) = Store::open(dir.path(), options()).unwrap();
+    let inner = &store.inner;
+    let mut spans = HashSet::new();
+    let summed = inner.sum_next_spans(SettleScope::Cold, &mut spans, &mut unreadable);
+    assert!(summed.unwrap() && spans.is_empty() && unreadable.is_empty());
+    assert!(inner.summed().unwrap().contains(Tier::Day.span(0)));
+    let has_rows = |family: &ColumnFamily, of: u32| {
+        let (lower, upper) = codec::hour_bounds(hour(of));
+        has_rows(&inner.db, family, &lower, &upper).unwrap()
+    };
+    for of in 25..newest {
+        assert!(has_rows(inner.settled().unwrap(), of), "{of}");
+        assert!(!has_rows(inner.flows().unwrap(), of), "{of}");
+    }
+    assert!(has_rows(inner.flows().unwrap(), 3));
+    assert!(rows(&store) == expected);
+    store.compact().unwrap();
+    assert!(rows(&store) == expected);
+    drop(store);
+    let verified = verify(dir.path()).unwrap();
+    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+}
+
+/// A drop of hours that are not in the span does not matter to its sum.
+#[test]
+fn a_sum_goes_on_when_other_hours_are_dropped() {
+    for (dropped, is_summed) in [(30, true), (3, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            cold_after: Duration::from_secs(3600),
+            ..StoreOptions::default()
+        };
+        let (store, _) = Store::open(dir.path(), options).unwrap();
+        let flows: Vec<_> = (0..40).map(|of| (of, "a".to_owned(), 1)).collect();
+        commit(&store, &flows);
+        store.flush().unwrap();
+        let families = &store.inner.families;
+        let mut seen = families.last_drop();
+        store.delete_hours(hour(dropped).into()).unwrap();
+        let day = [Tier::Day.span(0)];
+        assert_eq!(families.still_has(&mut seen, &day), is_summed);
+        // Two drops: nobody remembers the first.
+        store.delete_hours(hour(31).into()).unwrap();
+        store.delete_hours(hour(32).into()).unwrap();
+        assert!(!families.still_has(&mut seen, &day));
+    }
+}
+
 /// Operators see the work that is left, and rows that cannot be read.
 #[test]
 fn what_is_left_to_settle_and_to_sum_is_counted() {

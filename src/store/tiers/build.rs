@@ -1,7 +1,7 @@
 //! Sums spans whose hours are settled.
 
 use std::collections::{BTreeSet, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::merge::SpanMerge;
 use super::{KeyLayout, Span, Tier};
@@ -16,6 +16,10 @@ use flow::{Hour, HourRange};
 const ROWS_PER_CHECK: u32 = if cfg!(test) { 4 } else { 4096 };
 /// While flows come, summing rests this many times as long as it has worked: it can wait, and commits cannot.
 const REST: u32 = 7;
+/// Interval between settlements while spans are summed.
+const SETTLE_INTERVAL: Duration = if cfg!(test) { Duration::ZERO } else { INTERVAL };
+/// A rest is no longer than this, however long the disk took.
+const REST_MAX: Duration = Duration::from_millis(100);
 /// Spans that one ingest adds.
 const SPANS_MAX: usize = 64;
 /// It adds no further one once it has this many bytes.
@@ -38,6 +42,8 @@ struct Meanwhile<'a> {
     spans: &'a [Span],
     unreadable_hours: &'a mut HashSet<Hour>,
     last_drop: u64,
+    /// Bytes that the sums may still take.
+    reserved: u64,
     settled_at: Instant,
     working_since: Instant,
 }
@@ -63,6 +69,7 @@ impl Inner {
             spans: &spans,
             unreadable_hours,
             last_drop,
+            reserved: 0,
             settled_at: Instant::now(),
             working_since: Instant::now(),
         };
@@ -73,6 +80,7 @@ impl Inner {
                 break;
             }
             room -= bytes;
+            meanwhile.reserved += bytes;
             // A file must not span the rows of others.
             if summed
                 .last()
@@ -107,7 +115,7 @@ impl Inner {
         let _write_lock = self.flusher.lock_writes();
         self.finish_steps()?;
         // Only drops and settlements change what was read, and settlements have left these spans alone.
-        if self.families.last_drop() != last_drop {
+        if !self.families.still_has(&mut meanwhile.last_drop, &spans) {
             return Ok(true);
         }
         let ingest = || {
@@ -146,21 +154,25 @@ impl Inner {
 
     /// Between rows of a span: settles hours that have gone cold, and rests while flows come.
     fn do_meanwhile(&self, meanwhile: &mut Meanwhile<'_>) -> Result<(), NotSummed> {
-        let is_outdated = || self.families.last_drop() != meanwhile.last_drop;
-        if self.settler.is_closing() || is_outdated() {
+        let is_outdated = !self
+            .families
+            .still_has(&mut meanwhile.last_drop, meanwhile.spans);
+        if is_outdated || self.settler.is_closing() {
             return Err(NotSummed::Interrupted);
         }
         if meanwhile.scope == SettleScope::All {
             return Ok(());
         }
-        let interval = INTERVAL.min(self.options.cold_after);
-        if meanwhile.settled_at.elapsed() >= interval {
+        if meanwhile.settled_at.elapsed() >= SETTLE_INTERVAL {
             let hours = &mut *meanwhile.unreadable_hours;
-            let mut settle = || self.settle_other_hours(meanwhile.scope, hours, meanwhile.spans);
+            let (scope, spans) = (meanwhile.scope, meanwhile.spans);
+            let reserved = meanwhile.reserved;
+            let mut settle = || self.settle_other_hours(scope, hours, spans, reserved);
             while settle().map_err(NotSummed::Failed)? {}
             meanwhile.settled_at = Instant::now();
-        } else if self.settler.is_busy() {
-            self.settler.rest(meanwhile.working_since.elapsed() * REST);
+        } else if self.settler.is_busy(self.options.flush_interval) {
+            let rest = meanwhile.working_since.elapsed() * REST;
+            self.settler.rest(rest.min(REST_MAX));
         }
         meanwhile.working_since = Instant::now();
         Ok(())
