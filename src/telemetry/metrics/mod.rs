@@ -364,19 +364,19 @@ impl Store {
                 "Approximate number of rows on disk that are not settled yet.",
             ),
             cold_hours: registrar.gauge(
-                "flowtally_cold_hours",
+                "flowtally_unsettled_entries",
                 "Hours that have gone cold and are not settled yet. Up to 63 small ones wait for others.",
             ),
             unsummed_days: registrar.gauge(
-                "flowtally_unsummed_days",
+                "flowtally_unsummed_day_spans",
                 "Days that are over and have settled rows, but no sums yet.",
             ),
             unsummed_thirty_days: registrar.gauge(
-                "flowtally_unsummed_thirty_days",
+                "flowtally_unsummed_thirty_day_spans",
                 "Thirty days that are over and have settled rows, but no sums yet.",
             ),
             unreadable_hours: registrar.gauge(
-                "flowtally_unreadable_hours",
+                "flowtally_unreadable_entries",
                 "Hours whose rows could not be read since the start. They are not settled.",
             ),
             unreadable_spans: registrar.gauge(
