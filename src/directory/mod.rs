@@ -10,7 +10,7 @@
 mod overlap;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,12 +22,16 @@ use flow::directory::{AGENT_ID_BYTES_MAX, CLAIM_KEPT_MS, Claim, DirectoryRequest
 
 /// An agent that has sent nothing for so long is not waited for: its host may be gone.
 const SILENCE_MS_MAX: u64 = 60_000;
+/// After a start, agents that are there have sent their claims within this time: they do so every 15 seconds at least.
+const START_MS: u64 = 30_000;
 /// Interval at which claims of agents that are gone are removed.
 const EXPIRE_INTERVAL_MS: u64 = 10_000;
-/// Claims of one endpoint. A further one replaces the one that ended first.
+/// Claims of one endpoint. With further ones, it has no name: nobody may push out the claims of others.
 const LEASES_PER_ENDPOINT_MAX: usize = 64;
+/// Claims of one endpoint by one agent. A further one replaces the one that ended first.
+const LEASES_PER_AGENT_MAX: usize = 16;
 /// Memory of a claim in both tables, without its names.
-const LEASE_BYTES: usize = 320;
+const LEASE_BYTES: usize = 416;
 /// Memory of an agent, without its claims.
 const AGENT_BYTES: usize = 512;
 /// Interval between log lines about claims that contradict each other.
@@ -83,14 +87,31 @@ struct Agent {
     bytes: usize,
 }
 
+/// Who claims an endpoint.
+#[derive(Debug, Default)]
+struct Claimed {
+    leases: Vec<Lease>,
+    /// There were more claims than fit, so that nobody knows who is right until this time.
+    contested_until: u64,
+}
+
+/// Two agents claim the same endpoint for the same time.
+struct Conflict {
+    endpoint: SocketAddr,
+    app: Arc<str>,
+    other: Arc<str>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     agents: HashMap<Box<str>, Agent>,
-    leases: HashMap<Endpoint, Vec<Lease>>,
+    endpoints: HashMap<Endpoint, Claimed>,
     agents_ever: u64,
     claims: usize,
     bytes: usize,
     expired_at: u64,
+    /// When claims were refused last, because there was no room.
+    refused_at: Option<u64>,
     conflict_logged_at: Option<Instant>,
 }
 
@@ -118,10 +139,13 @@ impl Directory {
     /// # Errors
     /// The field that is wrong, and why.
     pub fn validate(request: &DirectoryRequest) -> Result<(), BadClaims> {
-        if !(1..=AGENT_ID_BYTES_MAX).contains(&request.agent.len()) {
+        let agent = request.agent.as_bytes();
+        if !(1..=AGENT_ID_BYTES_MAX).contains(&agent.len())
+            || !agent.iter().all(u8::is_ascii_graphic)
+        {
             return Err(BadClaims(format!(
-                "agent: it has {} bytes; the limits are 1 and {AGENT_ID_BYTES_MAX}",
-                request.agent.len()
+                "agent: it has {} bytes; it must be 1 to {AGENT_ID_BYTES_MAX} visible ASCII characters",
+                agent.len()
             )));
         }
         if request.vpc_id.len() > NAME_BYTES_MAX {
@@ -145,7 +169,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Replaces the claims of an agent. Questions in the request are ignored.
+    /// Replaces the claims of an agent. Questions in the request are ignored. Takes milliseconds if there are many.
     ///
     /// # Errors
     /// If there is no room. The agent's former claims stay.
@@ -154,98 +178,69 @@ impl Directory {
     }
 
     fn renew_at(&self, request: DirectoryRequest, now: u64) -> Result<(), DirectoryFull> {
-        let state = &mut *self.state.lock();
-        state.expire(now);
-        // A claim about the future may turn out wrong, and one of the past is of no use.
-        let is_recent =
-            |claim: &Claim| claim.to.saturating_add(CLAIM_KEPT_MS) >= now && claim.from <= now;
-        let claims: Vec<Claim> = request.claims.into_iter().filter(is_recent).collect();
-        let names: usize = claims.iter().map(|claim| claim.app.len()).sum();
-        let bytes = AGENT_BYTES + request.vpc_id.len() + claims.len() * LEASE_BYTES + names;
-        let before = state
-            .agents
-            .get(&*request.agent)
-            .map_or(0, |agent| agent.bytes);
-        if state.bytes - before + bytes > self.bytes_max {
-            let claims = state.claims;
-            return Err(DirectoryFull { claims });
+        let agent = request.agent.clone();
+        let renewed = self.state.lock().renew(request, now, self.bytes_max);
+        let conflict = renewed?.filter(|_| self.may_log());
+        if let Some(conflict) = conflict {
+            tracing::warn!(
+                address = %conflict.endpoint.ip(),
+                port = conflict.endpoint.port(),
+                agent,
+                app = &*conflict.app,
+                other = &*conflict.other,
+                "two agents claim the same address and port; it has no name for that time"
+            );
         }
-        state.remove(&request.agent);
-        let number = state.agents_ever;
-        state.agents_ever += 1;
-        let vpc_id: Arc<str> = request.vpc_id.into();
-        let mut endpoints = Vec::with_capacity(claims.len());
-        let mut conflict = None;
-        for claim in claims {
-            let endpoint = Endpoint {
-                vpc_id: vpc_id.clone(),
-                address: claim.endpoint(),
-            };
-            let lease = Lease {
-                agent: number,
-                from: claim.from,
-                to: claim.to.min(now),
-                app: claim.app.into(),
-            };
-            let leases = state.leases.entry(endpoint.clone()).or_default();
-            let contradicts = |other: &&Lease| overlap::contradict(other, &lease);
-            if let Some(other) = leases.iter().find(contradicts) {
-                conflict = Some((
-                    claim.address,
-                    claim.port,
-                    lease.app.clone(),
-                    other.app.clone(),
-                ));
-            }
-            if leases.len() >= LEASES_PER_ENDPOINT_MAX {
-                let ended_first = leases.iter().enumerate().min_by_key(|(_, lease)| lease.to);
-                if let Some((at, _)) = ended_first {
-                    leases.swap_remove(at);
-                    state.claims -= 1;
-                }
-            }
-            leases.push(lease);
-            state.claims += 1;
-            endpoints.push(endpoint);
-        }
-        if let Some((address, port, app, other)) = conflict {
-            state.log_conflict(&request.agent, address, port, &app, &other);
-        }
-        state.bytes += bytes;
-        let agent = Agent {
-            number,
-            vpc_id,
-            confirmed_until: request.confirmed_until.min(now),
-            seen_at: now,
-            endpoints,
-            bytes,
-        };
-        state.agents.insert(request.agent.into(), agent);
         Ok(())
+    }
+
+    /// Whether a conflict is to be logged, which happens once a minute.
+    fn may_log(&self) -> bool {
+        let logged_at = &mut self.state.lock().conflict_logged_at;
+        let is_silent = logged_at.is_some_and(|at| at.elapsed() < CONFLICT_LOG_INTERVAL);
+        if !is_silent {
+            *logged_at = Some(Instant::now());
+        }
+        !is_silent
     }
 
     /// Names of the endpoints in `questions`, for the times at which exactly one is claimed.
     pub fn names(&self, vpc_id: &str, questions: &[Question]) -> Vec<Claim> {
-        let state = self.state.lock();
+        self.names_at(vpc_id, questions, now_ms())
+    }
+
+    fn names_at(&self, vpc_id: &str, questions: &[Question], now: u64) -> Vec<Claim> {
+        // Each endpoint once: so the names are no more than what the directory has.
+        let mut asked: HashMap<SocketAddr, (u64, u64)> = HashMap::new();
+        for question in questions {
+            let span = asked.entry(question.endpoint());
+            let span = span.or_insert((question.from, question.to));
+            *span = (span.0.min(question.from), span.1.max(question.to));
+        }
         let vpc_id: Arc<str> = vpc_id.into();
         let mut names = Vec::new();
-        for question in questions {
+        for (address, (from, to)) in asked {
             let endpoint = Endpoint {
                 vpc_id: vpc_id.clone(),
-                address: question.endpoint(),
+                address,
             };
-            let leases = state.leases.get(&endpoint).map_or(&[][..], |leases| leases);
-            for (app, from, to) in overlap::unambiguous(leases) {
-                if from <= question.to && question.from <= to {
-                    names.push(Claim {
-                        app: app.to_string(),
-                        address: question.address,
-                        port: question.port,
-                        from,
-                        to,
-                    });
-                }
+            // For each of them, so that others need not wait.
+            let state = self.state.lock();
+            let Some(claimed) = state.endpoints.get(&endpoint) else {
+                continue;
+            };
+            if now < claimed.contested_until {
+                continue;
             }
+            let spans = overlap::unambiguous(&claimed.leases).into_iter();
+            let asked_for = spans.filter(|(_, start, end)| *start <= to && from <= *end);
+            names.extend(asked_for.map(|(app, from, to)| Claim {
+                app: app.to_string(),
+                address: address.ip(),
+                port: address.port(),
+                from,
+                to,
+            }));
         }
         names
     }
@@ -256,10 +251,11 @@ impl Directory {
     }
 
     fn complete_until_at(&self, vpc_id: &str, now: u64) -> u64 {
-        if now < self.started_at + SILENCE_MS_MAX {
+        let state = self.state.lock();
+        let was_refused = |at: u64| now < at + SILENCE_MS_MAX;
+        if now < self.started_at + START_MS || state.refused_at.is_some_and(was_refused) {
             return 0;
         }
-        let state = self.state.lock();
         let agents = state.agents.values();
         let heard = agents.filter(|agent| {
             agent.seen_at + SILENCE_MS_MAX >= now
@@ -281,8 +277,8 @@ impl Directory {
 
     fn totals(&self) -> DirectoryTotals {
         let state = self.state.lock();
-        let leases = state.leases.values();
-        let conflicts = leases.filter(|leases| overlap::have_conflict(leases));
+        let endpoints = state.endpoints.values();
+        let conflicts = endpoints.filter(|claimed| overlap::have_conflict(&claimed.leases));
         DirectoryTotals {
             agents: state.agents.len(),
             claims: state.claims,
@@ -292,20 +288,91 @@ impl Directory {
 }
 
 impl State {
+    /// Returns one of the conflicts with claims of others.
+    fn renew(
+        &mut self,
+        request: DirectoryRequest,
+        now: u64,
+        bytes_max: usize,
+    ) -> Result<Option<Conflict>, DirectoryFull> {
+        self.expire(now);
+        let is_first = request.claims.is_empty() && request.confirmed_until == 0;
+        if is_first && let Some(agent) = self.agents.get_mut(&*request.agent) {
+            // It has been restarted, and does not know the service's clock yet: what it claimed before stays true.
+            agent.seen_at = now;
+            return Ok(None);
+        }
+        // A claim about the future may turn out wrong, and one of the past is of no use.
+        let is_recent =
+            |claim: &Claim| claim.to.saturating_add(CLAIM_KEPT_MS) >= now && claim.from <= now;
+        let claims: Vec<Claim> = request.claims.into_iter().filter(is_recent).collect();
+        let names: usize = claims.iter().map(|claim| claim.app.len()).sum();
+        let bytes = AGENT_BYTES + request.vpc_id.len() + claims.len() * LEASE_BYTES + names;
+        let before = self.agents.get(&*request.agent);
+        let before = before.map_or(0, |agent| agent.bytes);
+        if self.bytes - before + bytes > bytes_max {
+            self.refused_at = Some(now);
+            let claims = self.claims;
+            return Err(DirectoryFull { claims });
+        }
+        self.remove(&request.agent);
+        let number = self.agents_ever;
+        self.agents_ever += 1;
+        let vpc_id: Arc<str> = request.vpc_id.into();
+        let mut endpoints = Vec::with_capacity(claims.len());
+        let mut conflict = None;
+        for claim in claims {
+            let endpoint = Endpoint {
+                vpc_id: vpc_id.clone(),
+                address: claim.endpoint(),
+            };
+            let lease = Lease {
+                agent: number,
+                from: claim.from,
+                to: claim.to.min(now),
+                app: claim.app.into(),
+            };
+            let claimed = self.endpoints.entry(endpoint.clone()).or_default();
+            let contradicts = |other: &&Lease| overlap::contradict(other, &lease);
+            if let Some(other) = claimed.leases.iter().find(contradicts) {
+                conflict = Some(Conflict {
+                    endpoint: endpoint.address,
+                    app: lease.app.clone(),
+                    other: other.app.clone(),
+                });
+            }
+            if claimed.add(lease, now) {
+                self.claims += 1;
+            }
+            endpoints.push(endpoint);
+        }
+        self.bytes += bytes;
+        let agent = Agent {
+            number,
+            vpc_id,
+            confirmed_until: request.confirmed_until.min(now),
+            seen_at: now,
+            endpoints,
+            bytes,
+        };
+        self.agents.insert(request.agent.into(), agent);
+        Ok(conflict)
+    }
+
     fn remove(&mut self, agent: &str) {
         let Some(agent) = self.agents.remove(agent) else {
             return;
         };
         self.bytes -= agent.bytes;
         for endpoint in agent.endpoints {
-            let Some(leases) = self.leases.get_mut(&endpoint) else {
+            let Some(claimed) = self.endpoints.get_mut(&endpoint) else {
                 continue;
             };
-            let before = leases.len();
-            leases.retain(|lease| lease.agent != agent.number);
-            self.claims -= before - leases.len();
-            if leases.is_empty() {
-                self.leases.remove(&endpoint);
+            let before = claimed.leases.len();
+            claimed.leases.retain(|lease| lease.agent != agent.number);
+            self.claims -= before - claimed.leases.len();
+            if claimed.leases.is_empty() {
+                self.endpoints.remove(&endpoint);
             }
         }
     }
@@ -323,21 +390,25 @@ impl State {
             self.remove(&agent);
         }
     }
+}
 
-    fn log_conflict(&mut self, agent: &str, address: IpAddr, port: u16, app: &str, other: &str) {
-        let is_silent = |at: Instant| at.elapsed() < CONFLICT_LOG_INTERVAL;
-        if self.conflict_logged_at.is_some_and(is_silent) {
-            return;
+impl Claimed {
+    /// Returns whether there is one more now.
+    fn add(&mut self, lease: Lease, now: u64) -> bool {
+        let own = self.leases.iter_mut().filter(|of| of.agent == lease.agent);
+        let own: Vec<&mut Lease> = own.collect();
+        if own.len() >= LEASES_PER_AGENT_MAX {
+            if let Some(ended_first) = own.into_iter().min_by_key(|lease| lease.to) {
+                *ended_first = lease;
+            }
+            return false;
         }
-        self.conflict_logged_at = Some(Instant::now());
-        tracing::warn!(
-            %address,
-            port,
-            agent,
-            app,
-            other,
-            "two agents claim the same address and port; it has no name for that time"
-        );
+        if self.leases.len() >= LEASES_PER_ENDPOINT_MAX {
+            self.contested_until = now + CLAIM_KEPT_MS;
+            return false;
+        }
+        self.leases.push(lease);
+        true
     }
 }
 

@@ -4,7 +4,7 @@ const NOW: u64 = 10_000_000;
 
 fn directory() -> Directory {
     Directory {
-        started_at: NOW - 2 * SILENCE_MS_MAX,
+        started_at: NOW - 2 * START_MS,
         ..Directory::new(1 << 20)
     }
 }
@@ -38,7 +38,7 @@ fn names(directory: &Directory, vpc_id: &str, endpoint: &str, from: u64, to: u64
         from,
         to,
     };
-    directory.names(vpc_id, &[question])
+    directory.names_at(vpc_id, &[question], NOW)
 }
 
 /// The address was moved from one host to another: each time has its name, and the time between has none.
@@ -80,7 +80,7 @@ fn a_request_replaces_all_claims_of_its_agent() {
     );
     directory.renew_at(request("a", NOW, &[]), NOW).unwrap();
     let state = directory.state.lock();
-    assert_eq!((state.leases.len(), state.claims), (0, 0));
+    assert_eq!((state.endpoints.len(), state.claims), (0, 0));
     assert_eq!(state.bytes, AGENT_BYTES + 1);
 }
 
@@ -145,14 +145,47 @@ fn memory_is_bounded() {
         .renew_at(request("b", NOW, &claims), NOW)
         .unwrap_err();
     assert!(full.to_string().contains("2 claims"), "{full}");
-    // One agent cannot use more for an endpoint, either.
-    let directory = super::Directory::new(1 << 20);
-    let now = now_ms();
-    let same: Vec<Claim> = (0..100)
-        .map(|n| claim("web", "10.0.0.7:1", now - 1000 + n, now))
+    // What was refused may be missing.
+    assert_eq!(directory.complete_until_at("v", NOW + 1), 0);
+    let later = NOW + SILENCE_MS_MAX;
+    directory.renew_at(request("a", later, &[]), later).unwrap();
+    assert_eq!(directory.complete_until_at("v", later), later);
+}
+
+/// Claims of others must not be pushed out, so that the stranger's name is the only one.
+#[test]
+fn a_stranger_cannot_take_an_endpoint_over() {
+    let directory = directory();
+    let endpoint = "10.0.0.7:80";
+    let victim = [claim("web", endpoint, NOW - 500, NOW - 10)];
+    directory.renew_at(request("a", NOW, &victim), NOW).unwrap();
+    let many: Vec<Claim> = (0..100)
+        .map(|n| claim("evil", endpoint, NOW - 1000 + n, NOW))
         .collect();
-    directory.renew(request("a", now, &same)).unwrap();
+    for n in 0..10 {
+        let stranger = request(&format!("b{n}"), NOW, &many);
+        directory.renew_at(stranger, NOW).unwrap();
+    }
     assert_eq!(directory.totals().claims, LEASES_PER_ENDPOINT_MAX);
+    assert_eq!(names(&directory, "v", endpoint, NOW - 400, NOW - 300), []);
+    // Those of one agent are bounded as well.
+    let own = request("c", NOW, &vec![claim("db", "10.0.0.8:1", NOW - 9, NOW); 40]);
+    directory.renew_at(own, NOW).unwrap();
+    let claims = LEASES_PER_ENDPOINT_MAX + LEASES_PER_AGENT_MAX;
+    assert_eq!(directory.totals().claims, claims);
+}
+
+/// An agent that was restarted does not know the service's clock at first.
+#[test]
+fn the_first_request_of_an_agent_takes_nothing_back() {
+    let directory = directory();
+    let web = claim("web", "10.0.0.7:80", NOW - 50, NOW - 30);
+    let before = request("a", NOW, std::slice::from_ref(&web));
+    directory.renew_at(before, NOW).unwrap();
+    directory.renew_at(request("a", 0, &[]), NOW).unwrap();
+    assert_eq!(names(&directory, "v", "10.0.0.7:80", 0, NOW), [web]);
+    directory.renew_at(request("a", NOW, &[]), NOW).unwrap();
+    assert_eq!(names(&directory, "v", "10.0.0.7:80", 0, NOW), []);
 }
 
 #[test]

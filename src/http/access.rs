@@ -180,9 +180,13 @@ impl Tokens {
 
     /// Compares with each token in constant time: the time depends on the tokens' lengths only.
     fn find(&self, token: &[u8]) -> Option<&BoundToken> {
-        let is_equal = |known: &&BoundToken| bool::from(known.token.as_bytes().ct_eq(token));
         // All of them, also after the one that is equal.
-        self.0.iter().filter(is_equal).last()
+        self.0.iter().fold(None, |found, known| {
+            match bool::from(known.token.as_bytes().ct_eq(token)) {
+                true => Some(known),
+                false => found,
+            }
+        })
     }
 }
 

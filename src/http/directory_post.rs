@@ -14,6 +14,7 @@ use super::error::Problem;
 use super::request::Request;
 use super::{body, negotiate, response};
 use crate::directory::{Directory, now_ms};
+use crate::service::ClaimsRefused;
 use flow::directory::{DirectoryRequest, DirectoryResponse};
 
 /// A body with a larger `Content-Length` is not read: it has more than the maximum number of claims and questions, or
@@ -38,21 +39,29 @@ pub(super) async fn handle(
         return Err(Problem::BodyTooLarge { bytes_max });
     }
     let (body, permit) = body::receive(api, headers, encoding, stream).await?;
+    if body.len() > bytes_max {
+        return Err(Problem::BodyTooLarge { bytes_max });
+    }
+    let response_permit = api.acquire_response_permit(request.context, 1)?;
     let read = tokio::task::spawn_blocking(move || read(&body, ranges.as_ref()));
-    let (mut request, refused) = read.await.map_err(|_| Problem::Internal)??;
-    let questions = std::mem::take(&mut request.questions);
-    let vpc_id = request.vpc_id.clone();
-    service.renew_claims(request).await?;
+    let (mut asked, refused) = read.await.map_err(|_| Problem::Internal)??;
+    let questions = std::mem::take(&mut asked.questions);
+    let vpc_id = asked.vpc_id.clone();
+    let renewed = service.renew_claims(asked).await;
     let answer = move || {
         let directory = service.directory();
         let response = DirectoryResponse {
             now: now_ms(),
             // Before the names, so that a claim that arrives in between is not missed.
-            complete_until: directory.complete_until(&vpc_id),
+            complete_until: match service.is_directory_current() {
+                true => directory.complete_until(&vpc_id),
+                false => 0,
+            },
             names: directory.names(&vpc_id, &questions),
             refused,
+            claims_refused: renewed.err().map(|ClaimsRefused(why)| why),
         };
-        drop(permit);
+        drop((permit, response_permit));
         serde_json::to_vec(&response).map_err(|_| Problem::Internal)
     };
     let json = tokio::task::spawn_blocking(answer).await;
@@ -62,10 +71,16 @@ pub(super) async fn handle(
 
 /// The request, without the claims that the token does not permit, and the addresses of those.
 fn read(body: &[u8], ranges: Option<&Ranges>) -> Result<(DirectoryRequest, Vec<IpAddr>), Problem> {
-    let bad = |what: String| Problem::BadDirectoryRequest { what };
-    let mut request: DirectoryRequest =
+    let bad = |what: String| Problem::BadDirectoryRequest {
         // Truncated, since serde's message may contain a value.
-        serde_json::from_slice(body).map_err(|e| bad(format!("{e:.300}")))?;
+        what: format!("{what:.300}"),
+    };
+    // serde would also read the fields from a list.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(bad("it has to be an object; this is a list".into()));
+    }
+    let mut request: DirectoryRequest =
+        serde_json::from_slice(body).map_err(|e| bad(e.to_string()))?;
     Directory::validate(&request).map_err(|e| bad(e.to_string()))?;
     let mut refused = Vec::new();
     if let Some(ranges) = ranges {

@@ -38,9 +38,6 @@ pub enum ServiceError {
     /// The batch is durable, but did not become visible in time.
     #[error("{0}")]
     NotVisible(String),
-    /// An agent's claims of addresses cannot be taken for now. Flows are not affected.
-    #[error("{0}")]
-    DirectoryUnavailable(String),
     /// This mode cannot do it; the text names the alternative.
     #[error("{0}")]
     Unsupported(&'static str),

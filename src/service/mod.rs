@@ -47,6 +47,10 @@ pub struct Committed {
     pub too_old: u64,
 }
 
+/// The reason why an agent's claims of addresses were not taken, or not by all nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimsRefused(pub String);
+
 /// Whether the service works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -107,11 +111,16 @@ pub trait Service: Debug + Send + Sync {
     /// The directory of the fleet's addresses, with the claims that this node knows.
     fn directory(&self) -> &Arc<Directory>;
 
+    /// Whether the directory has what other nodes know.
+    fn is_directory_current(&self) -> bool {
+        true
+    }
+
     /// Replaces the claims of an agent, on all nodes. Questions in the request are ignored.
     ///
     /// # Errors
-    /// [`ServiceError::DirectoryUnavailable`].
-    fn renew_claims(&self, request: DirectoryRequest) -> BoxFuture<'_, Result<(), ServiceError>>;
+    /// If this node has no room for them, or cannot tell the others.
+    fn renew_claims(&self, request: DirectoryRequest) -> BoxFuture<'_, Result<(), ClaimsRefused>>;
 
     /// The backup sessions of its store.
     ///

@@ -77,7 +77,11 @@ fn the_directory_knows_who_had_an_address_and_when() {
         daemon.log()
     );
     // It takes that back.
-    post(client, None, &json!({"agent": "c", "vpc_id": "v"}));
+    post(
+        client,
+        None,
+        &json!({"agent": "c", "vpc_id": "v", "confirmed_until": now()}),
+    );
     assert_eq!(of(1500, 1200), json!([db]));
     assert_eq!(client.metric("flowtally_directory_claims"), 2.0);
     daemon.stop();
@@ -106,10 +110,11 @@ fn a_token_may_be_bound_to_addresses() {
     let (status, response) = post(Some("free"), &body);
     assert_eq!(status, 200);
     let named = response["names"].as_array().unwrap();
-    let addresses: Vec<&str> = named
+    let mut addresses: Vec<&str> = named
         .iter()
         .map(|name| name["address"].as_str().unwrap())
         .collect();
+    addresses.sort_unstable();
     assert_eq!(addresses, ["10.0.0.7", "fd00::7"]);
     // Flows are not bound to addresses.
     let headers = [JSON, ("authorization", "Bearer bound")];
@@ -125,6 +130,12 @@ fn invalid_requests_to_the_directory_are_named() {
     for (body, what) in [
         (json!({}), "missing field `agent`"),
         (json!({"agent": ""}), "agent: it has 0 bytes"),
+        (json!({"agent": "a b"}), "visible ASCII"),
+        (json!(["a"]), "this is a list"),
+        (
+            json!({"agent": "a", "claims": "x".repeat(5000)}),
+            "invalid type",
+        ),
         (
             json!({"agent": "a", "claims": [{"app": "x", "address": "nowhere", "port": 80, "from": 1, "to": 2}]}),
             "invalid IP address",
@@ -141,7 +152,7 @@ fn invalid_requests_to_the_directory_are_named() {
             "urn:flowtally:problem:bad-directory-request"
         );
         let detail = response["detail"].as_str().unwrap();
-        assert!(detail.contains(what), "{detail}");
+        assert!(detail.contains(what) && detail.len() <= 300, "{detail}");
     }
     let csv = [("content-type", "application/x-ndjson")];
     let response = daemon.client.post("/directory", &csv, b"{}").unwrap();

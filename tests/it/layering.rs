@@ -14,7 +14,7 @@ struct Module {
     crates: &'static [&'static str],
 }
 
-const TABLE: [Module; 13] = [
+const TABLE: [Module; 14] = [
     Module {
         name: "telemetry",
         may: &[],
@@ -46,6 +46,12 @@ const TABLE: [Module; 13] = [
         crates: &["jiff"],
     },
     Module {
+        name: "directory",
+        may: &["telemetry"],
+        agent: &[],
+        crates: &[],
+    },
+    Module {
         name: "ingest",
         may: &["telemetry"],
         agent: &[],
@@ -59,7 +65,15 @@ const TABLE: [Module; 13] = [
     },
     Module {
         name: "service",
-        may: &["backup", "ingest", "pem", "query", "store", "telemetry"],
+        may: &[
+            "backup",
+            "directory",
+            "ingest",
+            "pem",
+            "query",
+            "store",
+            "telemetry",
+        ],
         agent: &["client", "durable"],
         crates: &[
             "hyper",
@@ -74,7 +88,15 @@ const TABLE: [Module; 13] = [
     },
     Module {
         name: "http",
-        may: &["backup", "ingest", "pem", "query", "service", "telemetry"],
+        may: &[
+            "backup",
+            "directory",
+            "ingest",
+            "pem",
+            "query",
+            "service",
+            "telemetry",
+        ],
         agent: &["client"],
         crates: &[
             "askama",

@@ -126,6 +126,17 @@ pub struct Watch {
     #[arg(long)]
     pub no_directory: bool,
 
+    /// Ranges of addresses that are not unique among the hosts, such as those of containers: the agent neither claims them
+    /// in the directory nor asks for them. May be repeated.
+    #[arg(
+        long,
+        value_name = "RANGE",
+        value_delimiter = ',',
+        default_value = "172.17.0.0/16",
+        value_parser = address_range
+    )]
+    pub private_ranges: Vec<IpNet>,
+
     /// TOML file with the rules that name the applications of this host (src_app). The default rules use the name of
     /// the Kubernetes workload, of the container, of the systemd unit, or of the executable.
     #[arg(long, value_name = "FILE")]

@@ -76,6 +76,9 @@ pub struct DirectoryResponse {
     /// Addresses that the agent's token does not permit it to claim.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<IpAddr>,
+    /// Why the claims were not taken, or not by all nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims_refused: Option<String>,
 }
 
 impl Claim {

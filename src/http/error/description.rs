@@ -355,13 +355,6 @@ fn describe_service(error: &ServiceError) -> Description {
                  {NOTHING_COUNTED}: look up what was counted, and send the rest"
             ),
         ),
-        ServiceError::DirectoryUnavailable(why) => unavailable(
-            (
-                "directory-unavailable",
-                "The directory cannot take claims of addresses now",
-            ),
-            why.clone(),
-        ),
         ServiceError::Unsupported(alternative) => Description::new(
             StatusCode::NOT_IMPLEMENTED,
             "not-here",

@@ -78,8 +78,6 @@ one_of_each! {
         ServiceError::OutcomeUnknown { why: text(), keyed: false }.into(),
     Problem::Service(ServiceError::NotVisible(_)) => ServiceError::NotVisible(text()).into(),
     Problem::Service(ServiceError::Unsupported(_)) => ServiceError::Unsupported("ask a node").into(),
-    Problem::Service(ServiceError::DirectoryUnavailable(_)) =>
-        ServiceError::DirectoryUnavailable(text()).into(),
     Problem::Service(ServiceError::Closed) => ServiceError::Closed.into(),
     Problem::Query(QueryError::Overloaded(_)) => QueryError::Overloaded(text()).into(),
     Problem::Query(QueryError::TooLarge { .. }) => QueryError::TooLarge { bytes_max: 1 }.into(),

@@ -266,7 +266,7 @@ impl ClusterNode {
         let signer = Arc::new(TokenSigner::new(config.token_file.clone())?);
         let url = &config.url;
         let owners = Owners::open(&settings, url, &producer, signer.clone(), partitions)?;
-        let addresses = Addresses::open(&settings, &producer, options.directory_bytes_max)?;
+        let addresses = Addresses::open(&settings, options.directory_bytes_max)?;
         let state = Arc::new(NodeState {
             store: share(options.store.clone(), partitions.get() as usize),
             config,

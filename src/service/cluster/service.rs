@@ -13,7 +13,7 @@ use crate::backup;
 use crate::directory::Directory;
 use crate::ingest::Permit;
 use crate::query::{Hours, QueryError, RowFormat, Rows};
-use crate::service::{Committed, Health, PeerRequest, Service, ServiceError};
+use crate::service::{ClaimsRefused, Committed, Health, PeerRequest, Service, ServiceError};
 use crate::store::StoreError;
 use flow::directory::DirectoryRequest;
 use flow::query::text::BadQuery;
@@ -107,7 +107,11 @@ impl Service for ClusterNode {
         &self.addresses.directory
     }
 
-    fn renew_claims(&self, request: DirectoryRequest) -> BoxFuture<'_, Result<(), ServiceError>> {
+    fn is_directory_current(&self) -> bool {
+        self.addresses.is_current()
+    }
+
+    fn renew_claims(&self, request: DirectoryRequest) -> BoxFuture<'_, Result<(), ClaimsRefused>> {
         Box::pin(self.addresses.renew(request))
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use super::{Committed, Health, OpenError, Service, ServiceError, ServiceOptions};
+use super::{ClaimsRefused, Committed, Health, OpenError, Service, ServiceError, ServiceOptions};
 use crate::backup;
 use crate::directory::Directory;
 use crate::ingest::Permit;
@@ -145,10 +145,14 @@ impl Service for Standalone {
         &self.directory
     }
 
-    fn renew_claims(&self, request: DirectoryRequest) -> BoxFuture<'_, Result<(), ServiceError>> {
-        let renewed = self.directory.renew(request);
-        let renewed = renewed.map_err(|e| ServiceError::DirectoryUnavailable(e.to_string()));
-        Box::pin(std::future::ready(renewed))
+    fn renew_claims(&self, request: DirectoryRequest) -> BoxFuture<'_, Result<(), ClaimsRefused>> {
+        let directory = self.directory.clone();
+        let renew = move || directory.renew(request);
+        Box::pin(async {
+            let renewed = tokio::task::spawn_blocking(renew).await;
+            let renewed = renewed.map_err(|e| ClaimsRefused(e.to_string()))?;
+            renewed.map_err(|full| ClaimsRefused(full.to_string()))
+        })
     }
 
     fn backups(&self) -> Result<Arc<backup::Sessions>, ServiceError> {

@@ -18,7 +18,8 @@ const FLOATING: usize = 4;
 const SERVERS: &str = include_str!("servers.py");
 /// How long traffic runs.
 const TRAFFIC_TIME: Duration = Duration::from_secs(30);
-const UNNAMED: &str = "unknown";
+/// Times that the agents look, after the traffic: until then, everything has its name.
+const LOOKS: u64 = 3;
 
 fn floating(number: usize) -> String {
     format!("10.77.1.{}", number + 1)
@@ -88,10 +89,7 @@ fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
     until("all hosts to serve", || {
         (1..=HOSTS).all(|host| world.path(format!("serving-{host}")).exists())
     });
-    let arguments = ["--unattributed", UNNAMED];
-    let mut agents: Vec<Killed> = (1..=HOSTS)
-        .map(|host| world.agent(host, &arguments))
-        .collect();
+    let mut agents: Vec<Killed> = (1..=HOSTS).map(|host| world.agent(host, &[])).collect();
     let claims = |host| world.metric(host, "flowtally_agent_claims ");
     until("the agents to claim", || {
         (1..=HOSTS).all(|host| claims(host).is_some_and(|claims| claims > 0))
@@ -114,7 +112,7 @@ fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
         world.flush_neighbours(number);
         owners[number] = new;
         moves += 1;
-        if moves == 4 {
+        if moves == 2 {
             service.kill();
             service = world.service();
         }
@@ -124,60 +122,90 @@ fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
         });
     }
     world.touch("stop");
-    let mut moved: BTreeMap<(String, String), [u64; 2]> = BTreeMap::new();
+    // By source, address, and the host that has answered.
+    let mut moved: BTreeMap<String, Moved> = BTreeMap::new();
     for (host, process) in (1..).zip(&mut traffic) {
         let mut line = String::new();
         let mut out = std::io::BufReader::new(process.0.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-        let of_host: BTreeMap<String, [u64; 2]> = serde_json::from_str(&line).unwrap();
-        for (to, bytes) in of_host {
-            moved.insert((format!("app-{host}"), format!("app-{to}")), bytes);
-        }
+        moved.insert(format!("app-{host}"), serde_json::from_str(&line).unwrap());
     }
+    let looks = |host| {
+        world
+            .metric(host, "flowtally_agent_looks_total ")
+            .unwrap_or(0)
+    };
+    let looked: Vec<u64> = (1..=HOSTS).map(looks).collect();
     until("everything to have a name", || {
         let waiting = |host| world.metric(host, "flowtally_agent_waiting_connections ");
-        (1..=HOSTS).all(|host| waiting(host) == Some(0))
+        (1..=HOSTS).all(|host| looks(host) >= looked[host - 1] + LOOKS && waiting(host) == Some(0))
     });
     for agent in &mut agents {
         signal(&agent.0, "TERM");
         assert!(agent.0.wait().unwrap().success());
     }
     world.touch("end");
-    let total = |of: &BTreeMap<(String, String), [u64; 2]>| {
-        of.values()
-            .fold([0, 0], |[tx, rx], bytes| [tx + bytes[0], rx + bytes[1]])
-    };
     // What the service did not take at once is in the spool.
-    let _agents: Vec<Killed> = (1..=HOSTS)
-        .map(|host| world.agent(host, &arguments))
-        .collect();
+    let _agents: Vec<Killed> = (1..=HOSTS).map(|host| world.agent(host, &[])).collect();
+    let all_moved = add(moved
+        .values()
+        .flat_map(BTreeMap::values)
+        .flat_map(BTreeMap::values));
     let counted = poll_for(DEADLINE, || {
         world
             .counted()
-            .filter(|counted| total(counted) == total(&moved))
+            .filter(|counted| add(counted.values()) == all_moved)
     });
     let counted = counted.unwrap_or_else(|| {
         let counted = world.counted().unwrap();
-        panic!("moved {:?}, counted {:?}", total(&moved), total(&counted))
+        panic!("moved {all_moved:?}, counted {:?}", add(counted.values()))
     });
+    let of = |src: &str, dest: &str| {
+        let bytes = counted.get(&(src.to_owned(), dest.to_owned()));
+        bytes.copied().unwrap_or_default()
+    };
     let mut unnamed = 0;
-    for ((src, dest), bytes) in &counted {
-        if dest == UNNAMED {
-            unnamed += bytes[0] + bytes[1];
-            continue;
+    for (src, by_address) in &moved {
+        unnamed += by_address
+            .keys()
+            .map(|address| of(src, address)[0])
+            .sum::<u64>();
+        for host in 1..=HOSTS {
+            let there: Vec<(&String, [u64; 2])> = by_address
+                .iter()
+                .filter_map(|(address, hosts)| Some((address, *hosts.get(&host.to_string())?)))
+                .collect();
+            let named = of(src, &format!("app-{host}"));
+            for direction in [0, 1] {
+                let moved: u64 = there.iter().map(|(_, bytes)| bytes[direction]).sum();
+                let may_lack: u64 = there
+                    .iter()
+                    .map(|(address, bytes)| bytes[direction].min(of(src, address)[direction]))
+                    .sum();
+                let expected = moved - may_lack..=moved;
+                assert!(
+                    expected.contains(&named[direction]),
+                    "{src} to app-{host}: {} of {expected:?}; {there:?}",
+                    named[direction]
+                );
+            }
         }
-        let pair = (src.clone(), dest.clone());
-        let most = moved.get(&pair).copied().unwrap_or_default();
-        assert!(
-            bytes[0] <= most[0] && bytes[1] <= most[1],
-            "{pair:?}: moved {most:?}, counted {bytes:?}"
-        );
     }
-    let [tx, rx] = total(&moved);
     println!(
-        "{} pairs, {moves} moves, {unnamed} of {} bytes without a name",
-        moved.len(),
-        tx + rx
+        "{moves} moves, {unnamed} of {} bytes without a name",
+        all_moved[0]
     );
-    assert!(unnamed * 100 < tx + rx, "{unnamed} of {}", tx + rx);
+    assert!(moves > 4, "{moves}");
+    assert!(
+        unnamed * 100 < all_moved[0],
+        "{unnamed} of {}",
+        all_moved[0]
+    );
+}
+
+/// Bytes sent and received, by address and host.
+type Moved = BTreeMap<String, BTreeMap<String, [u64; 2]>>;
+
+fn add<'a>(bytes: impl Iterator<Item = &'a [u64; 2]>) -> [u64; 2] {
+    bytes.fold([0, 0], |sum, bytes| [sum[0] + bytes[0], sum[1] + bytes[1]])
 }

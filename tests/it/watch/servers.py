@@ -1,6 +1,6 @@
 """One host's traffic. Serves at all addresses that the host has; each answer says which host it is from. Connects to random
-addresses until the file `stop` appears; then prints a JSON object: for each host that has answered, the bytes of TCP payload
-that connections to it have sent and received.
+addresses until the file `stop` appears; then prints a JSON object: for each address, and each host that has answered there, the
+bytes of TCP payload that connections to it have sent and received.
 
     servers.py OWN_NUMBER DIR ADDRESS…      the addresses to connect to
 
@@ -54,7 +54,7 @@ def talk(address, rng):
             connection.sendall(struct.pack(">II", arrive, answer) + bytes(arrive))
             host = struct.unpack(">I", read(connection, 4))[0]
             read(connection, answer)
-            sums = moved.setdefault(host, [0, 0])
+            sums = moved.setdefault(address, {}).setdefault(host, [0, 0])
             sums[0] += 8 + arrive
             sums[1] += 4 + answer
 

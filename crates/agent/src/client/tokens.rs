@@ -73,16 +73,23 @@ pub fn read_bound_tokens(path: &Path) -> Result<Vec<BoundToken>, TokenFileError>
     })
 }
 
-/// Reads the first token of a file. Later lines are ignored.
+/// Reads the first token of a file. Later lines, and ranges of addresses after it, are ignored.
 ///
 /// # Errors
 /// As for [`read_tokens`].
 pub fn read_first_token(path: &Path) -> Result<String, TokenFileError> {
-    Ok(read(path, 1, parse_token)?.remove(0))
+    let first_word = |line: &[u8]| {
+        let mut words = line.split(u8::is_ascii_whitespace);
+        parse_token(words.next().unwrap_or_default())
+    };
+    Ok(read(path, 1, first_word)?.remove(0))
 }
 
 fn range(text: &str) -> Result<IpNet, String> {
-    address_range(text).map_err(|why| format!("{text}: {why}"))
+    // It may be a part of a token, which must not be printed.
+    address_range(text).map_err(|_| {
+        "after the token, there must be ranges of addresses such as 10.0.0.0/16".into()
+    })
 }
 
 /// The error does not contain the token.
@@ -149,7 +156,7 @@ mod tests {
         fs::write(&path, b"secret 10.0.0.0/33\n").unwrap();
         let error = read_bound_tokens(&path).err().unwrap().to_string();
         assert!(
-            error.contains("line 1") && error.contains("10.0.0.0/33"),
+            error.contains("line 1") && error.contains("ranges of addresses"),
             "{error}"
         );
         assert!(!error.contains("secret"), "{error}");

@@ -15,6 +15,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::clock::now_ms;
 use super::netlink::{self, READ_BYTES};
+use crate::command::eprint_line;
 
 /// `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR` of include/uapi/linux/rtnetlink.h.
 const GROUPS: [u32; 2] = [5, 9];
@@ -34,8 +35,19 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// Opens connections to the kernel in the namespace of this thread, and reads its addresses.
-    pub(super) fn open() -> io::Result<Addresses> {
+    /// Opens connections to the kernel in the namespace of this thread, and reads its addresses. `None` with a line about
+    /// it if that fails: then connections are counted as always, and nothing is claimed for this namespace.
+    pub(super) fn open_or_print() -> Option<Addresses> {
+        match Addresses::open() {
+            Ok(addresses) => Some(addresses),
+            Err(error) => {
+                print_error(&error);
+                None
+            }
+        }
+    }
+
+    fn open() -> io::Result<Addresses> {
         let mut changes = Socket::new(NETLINK_ROUTE)?;
         changes.bind_auto()?;
         changes.set_non_blocking(true)?;
@@ -66,6 +78,11 @@ impl Addresses {
         &self.held
     }
 
+    /// There was no unread message about a change at this time.
+    pub(super) fn quiet_at(&self) -> u64 {
+        self.quiet_at
+    }
+
     /// The addresses that were lost since the last call, and until when they were known to be there. An address may be
     /// held again.
     pub(super) fn take_lost(&mut self) -> HashMap<IpAddr, u64> {
@@ -73,7 +90,18 @@ impl Addresses {
     }
 
     /// Reads what has changed. To be called often: what happened since the last call may have happened right after it.
-    pub(super) fn update(&mut self) -> io::Result<()> {
+    /// Returns false, with a line about it, if that fails: these addresses are of no use then.
+    pub(super) fn update(&mut self) -> bool {
+        match self.try_update() {
+            Ok(()) => true,
+            Err(error) => {
+                print_error(&error);
+                false
+            }
+        }
+    }
+
+    fn try_update(&mut self) -> io::Result<()> {
         let now = now_ms();
         let (mut removed, mut has_changed) = (HashSet::new(), false);
         loop {
@@ -123,6 +151,12 @@ impl Addresses {
         }
         Ok(())
     }
+}
+
+fn print_error(error: &io::Error) {
+    eprint_line(&format!(
+        "flowtally: the kernel does not tell about addresses ({error}): they are not claimed in the directory"
+    ));
 }
 
 /// The address in a message, if other hosts may reach this one by it.

@@ -19,12 +19,12 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// The moment `ago` milliseconds before one in this span. The kernel counts in ticks of up to 10 ms.
+    /// The moment `ago` milliseconds before one in this span. The kernel counts in ticks of up to 10 ms, of now and then.
     pub(super) fn before(self, ago: u64) -> Span {
         const TICK_MS: u64 = 10;
         Span {
             from: self.from.saturating_sub(ago + TICK_MS),
-            to: self.to.saturating_sub(ago),
+            to: self.to.saturating_sub(ago.saturating_sub(TICK_MS)),
         }
     }
 

@@ -4,7 +4,7 @@
 //! While a socket lives, its state tells whether the peer's FIN has arrived. The message about its end has no state, so
 //! there it is concluded from what is left: see [`has_received_fin`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -61,6 +61,20 @@ pub(super) struct NewBytes {
     pub(super) total: Counters,
 }
 
+/// Ports on which sockets have stopped listening.
+#[derive(Debug, Default)]
+pub(super) struct StoppedListeners {
+    pub(super) ports: HashSet<u16>,
+    /// It is not known which.
+    pub(super) all: bool,
+}
+
+impl StoppedListeners {
+    pub(super) fn contain(&self, port: u16) -> bool {
+        self.all || self.ports.contains(&port)
+    }
+}
+
 /// The connections of a namespace.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -69,6 +83,8 @@ pub(super) struct Connections {
     listeners: HashMap<u16, Instant>,
     /// The sockets that listened at the last look, and when that was.
     listening: Vec<TcpSocket>,
+    /// Ports on which a socket has stopped listening since the last look; all of them, if messages were lost.
+    stopped: StoppedListeners,
     looked_at: Span,
     /// All messages about ends from before this time were read.
     ends_read_at: u64,
@@ -91,6 +107,7 @@ impl Connections {
                 .collect(),
             listeners: HashMap::new(),
             listening: Vec::new(),
+            stopped: StoppedListeners::default(),
             looked_at: Span::default(),
             ends_read_at: now_ms(),
             ephemeral_ports: ephemeral_ports(),
@@ -105,6 +122,11 @@ impl Connections {
     /// The sockets that listened at the last look.
     pub(super) fn listening(&self) -> &[TcpSocket] {
         &self.listening
+    }
+
+    /// The ports on which a socket has stopped listening since the last call.
+    pub(super) fn take_stopped(&mut self) -> StoppedListeners {
+        std::mem::take(&mut self.stopped)
     }
 
     /// When the last look was.
@@ -216,7 +238,12 @@ impl Connections {
         let from = std::mem::replace(&mut self.ends_read_at, now);
         let have_lost = kernel.read_destroyed(|socket| ended.push(socket))?;
         let at = Span { from, to: now_ms() };
+        self.stopped.all |= have_lost;
         for socket in ended {
+            // Not connected: it may have listened.
+            if socket.remote.port() == 0 {
+                self.stopped.ports.insert(socket.local.port());
+            }
             let Some(info) = socket.info else { continue };
             let known = self.connections.remove(&socket.cookie);
             let is_unseen = known.is_none();

@@ -157,11 +157,18 @@ impl Watcher {
             let client = client.map_err(WatchError::Arguments)?;
             let agent = agent_id(&boot_id, &arguments.state_dir);
             destinations
-                .use_directory(client, agent, &vpc_id, arguments.interval)
+                .use_directory(
+                    client,
+                    agent,
+                    &vpc_id,
+                    &arguments.private_ranges,
+                    arguments.interval,
+                )
                 .map_err(|e| WatchError::Arguments(format!("cannot start a thread: {e}")))?;
             quiet_interval = QUIET_INTERVAL;
         }
-        let namespaces = Namespaces::open(arguments.netns, restored.counted);
+        let with_addresses = !arguments.no_directory;
+        let namespaces = Namespaces::open(arguments.netns, with_addresses, restored.counted);
         let mut watcher = Watcher {
             namespaces: namespaces.map_err(WatchError::Kernel)?,
             with_loopback: arguments.loopback,
@@ -236,11 +243,11 @@ impl Watcher {
     fn wait(&self, until: Instant, signalled: &UnixStream) -> Result<(), WatchError> {
         let mut fds = vec![PollFd::new(signalled, PollFlags::IN)];
         let kernels = self.namespaces.iter().flat_map(|watched| {
-            [
-                watched.kernel.destroyed_fd(),
-                watched.addresses.changes_fd(),
-            ]
+            let addresses = watched.addresses.as_ref();
+            let changes = addresses.map(|addresses| addresses.changes_fd());
+            [Some(watched.kernel.destroyed_fd()), changes]
         });
+        let kernels = kernels.flatten();
         fds.extend(kernels.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let left = until.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left.min(self.quiet_interval)).ok();
@@ -261,26 +268,17 @@ impl Watcher {
         let mut new_bytes = Vec::new();
         for (namespace, watched) in self.namespaces.iter_mut() {
             let own = &mut self.own;
-            let addresses = &mut watched.addresses;
             // Before the sockets: an address that is lost later is lost with the next look.
-            addresses.update().map_err(WatchError::Kernel)?;
+            watched.update_addresses();
             let looked = watched.connections.look(
                 &mut watched.kernel,
                 |sockets| own.of(namespace, sockets),
                 |bytes| new_bytes.push((namespace, bytes)),
             );
             looked.map_err(WatchError::Kernel)?;
-            let connections = &watched.connections;
-            self.destinations.look(
-                namespace,
-                connections.looked_at(),
-                addresses,
-                connections.listening(),
-                |sockets| own.of(namespace, sockets),
-            );
+            (self.destinations).look(namespace, watched, |sockets| own.of(namespace, sockets));
         }
-        let (namespaces, listening) = (self.namespaces.ids(), self.namespaces.listening());
-        self.destinations.keep(&namespaces, &listening);
+        self.destinations.keep(&self.namespaces);
         for (namespace, bytes) in new_bytes {
             self.count(namespace, bytes, false);
         }
@@ -297,7 +295,7 @@ impl Watcher {
         self.ended_at = Instant::now();
         let mut new_bytes = Vec::new();
         for (namespace, watched) in self.namespaces.iter_mut() {
-            watched.addresses.update().map_err(WatchError::Kernel)?;
+            watched.update_addresses();
             let ended = watched.connections.end(&mut watched.kernel, |bytes| {
                 new_bytes.push((namespace, bytes))
             });

@@ -67,19 +67,23 @@ impl Namespace {
     ///
     /// # Errors
     /// Also if another namespace than the agent's is given, and the agent lacks CAP_SYS_ADMIN.
-    pub(super) fn open(&self) -> io::Result<(SockDiag, Addresses)> {
+    pub(super) fn open(&self, with_addresses: bool) -> io::Result<(SockDiag, Option<Addresses>)> {
+        let open = move || {
+            let addresses = with_addresses.then(Addresses::open_or_print).flatten();
+            Ok((SockDiag::open()?, addresses))
+        };
         if self.path == Path::new(OWN) {
-            return Ok((SockDiag::open()?, Addresses::open()?));
+            return open();
         }
         let file = File::open(&self.path)?;
         // A thread of its own, since a thread stays in its namespace.
-        let open = move || {
+        let open_there = move || {
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-            Ok((SockDiag::open()?, Addresses::open()?))
+            open()
         };
         let opener = thread::Builder::new()
             .name("namespace".into())
-            .spawn(open)?;
+            .spawn(open_there)?;
         let opened = opener.join();
         opened.unwrap_or_else(|_| {
             Err(io::Error::other(

@@ -485,12 +485,67 @@ mod tests {
         assert_eq!(restored.ended, [ended(9, 5)]);
     }
 
+    /// As agents before the directory have written it.
+    #[test]
+    fn a_state_of_version_1_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let counted = "{\"version\":1,\"boot_id\":\"boot\",\"report\":4,\"key\":\"k\",\"connections\":[[1,2,10,20]]}";
+        fs::write(dir.path().join("counted"), counted).unwrap();
+        let ended = "{\"namespace\":1,\"cookie\":3,\"src_app\":\"a\",\"dest_app\":\"b\",\"hour\":7,\"bytes_tx\":5,\"bytes_rx\":0}\n";
+        fs::write(dir.path().join("ended-4"), ended).unwrap();
+        let (_saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        assert_eq!(restored.counted[&SOCKET], Counters { tx: 10, rx: 20 });
+        assert_eq!(restored.ended, [self::ended(3, 5)]);
+        assert!(restored.waiting.is_empty() && restored.is_same_boot);
+    }
+
+    #[test]
+    fn what_waits_is_stored_with_the_report() {
+        use super::super::destinations::Waited;
+
+        let dir = tempfile::tempdir().unwrap();
+        let (mut saved, _) = Saved::open(dir.path(), "boot".into()).unwrap();
+        let remote: SocketAddr = "10.0.0.7:80".parse().unwrap();
+        let heard = Span { from: 3, to: 4 };
+        let waiters = [
+            Waiter::Socket(SOCKET),
+            Waiter::Ended {
+                src_app: "a".into(),
+                remote,
+                tenth: 7,
+            },
+        ];
+        let waiting: Vec<(Waiter, Waited)> = waiters
+            .map(|waiter| (waiter, Waited::example(remote, heard)))
+            .to_vec();
+        saved.prepare("k", [].into_iter(), waiting.clone()).unwrap();
+        saved.complete().unwrap();
+        let waits = EndedWaits { remote, heard };
+        let ended = Ended {
+            waits: Some(waits),
+            ..ended(9, 5)
+        };
+        saved.note_ended(std::slice::from_ref(&ended)).unwrap();
+        drop(saved);
+        let (saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        assert_eq!(restored.waiting, waiting);
+        assert_eq!(restored.ended, [ended]);
+        drop(saved);
+        let (_saved, restored) = Saved::open(dir.path(), "other boot".into()).unwrap();
+        assert_eq!(restored.waiting, waiting);
+        assert!(!restored.is_same_boot);
+    }
+
     #[test]
     fn a_foreign_state_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (content, why) in [
             ("x", "expected value"),
-            ("{\"version\":3}", "missing field"),
+            ("{\"version\":1}", "missing field"),
+            (
+                "{\"version\":3,\"boot_id\":\"b\",\"report\":1,\"key\":\"k\",\"connections\":[]}",
+                "its version is 3",
+            ),
         ] {
             fs::write(dir.path().join("counted"), content).unwrap();
             let error = Saved::open(dir.path(), "boot".into())

@@ -3,6 +3,7 @@
 use flow::Counters;
 
 /// Offsets of the fields, which the kernel only ever appends to.
+const LAST_DATA_RECV: usize = 52;
 const LAST_ACK_RECV: usize = 56;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
@@ -34,7 +35,10 @@ impl TcpInfo {
             received: at(bytes, BYTES_RECEIVED)?,
             sent: sent.map(|(sent, again)| sent.saturating_sub(again)),
             unsent: at(bytes, NOTSENT_BYTES).unwrap_or_default(),
-            heard_ago: at::<u32>(bytes, LAST_ACK_RECV)?.into(),
+            // An ACK that acknowledges nothing new does not count as one, and neither does data that comes with it.
+            heard_ago: at::<u32>(bytes, LAST_ACK_RECV)?
+                .min(at(bytes, LAST_DATA_RECV)?)
+                .into(),
         })
     }
 

@@ -24,16 +24,29 @@ const EPERM: i32 = Errno::PERM.raw_os_error();
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) kernel: SockDiag,
-    pub(super) addresses: Addresses,
+    /// `None` if the directory is not used, or the kernel does not tell.
+    pub(super) addresses: Option<Addresses>,
     pub(super) connections: Connections,
     /// When it was last on the list.
     listed_at: Instant,
+}
+
+impl Watched {
+    /// Reads which addresses have changed. Without them, nothing is claimed for this namespace.
+    pub(super) fn update_addresses(&mut self) {
+        if let Some(addresses) = &mut self.addresses
+            && !addresses.update()
+        {
+            self.addresses = None;
+        }
+    }
 }
 
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Namespaces {
     selection: NamespaceSelection,
+    with_addresses: bool,
     open: HashMap<u64, Watched>,
     /// What was counted in namespaces that are not open: none of their processes is listed.
     closed: HashMap<u64, HashMap<u64, Counters>>,
@@ -43,6 +56,7 @@ impl Namespaces {
     /// `counted`: the bytes of connections that were counted before this process started.
     pub(super) fn open(
         selection: NamespaceSelection,
+        with_addresses: bool,
         counted: HashMap<SocketId, Counters>,
     ) -> io::Result<Namespaces> {
         let mut closed: HashMap<u64, HashMap<u64, Counters>> = HashMap::new();
@@ -51,6 +65,7 @@ impl Namespaces {
         }
         let mut namespaces = Namespaces {
             selection,
+            with_addresses,
             open: HashMap::new(),
             closed,
         };
@@ -78,7 +93,7 @@ impl Namespaces {
                 watched.listed_at = now;
                 continue;
             }
-            let (kernel, addresses) = match namespace.open() {
+            let (kernel, addresses) = match namespace.open(self.with_addresses) {
                 Ok(opened) => opened,
                 Err(error) if namespace == own || error.raw_os_error() == Some(EPERM) => {
                     return Err(error);
@@ -127,16 +142,20 @@ impl Namespaces {
         self.iter().map(|watched| watched.connections.len()).sum()
     }
 
-    pub(super) fn ids(&self) -> HashSet<u64> {
-        self.open.keys().copied().collect()
+    /// Those whose addresses are known.
+    pub(super) fn with_addresses(&self) -> HashSet<u64> {
+        let open = self.open.iter();
+        let known = open.filter(|(_, watched)| watched.addresses.is_some());
+        known.map(|(id, _)| *id).collect()
     }
 
-    /// The cookies of all sockets that listen.
-    pub(super) fn listening(&self) -> HashSet<u64> {
-        let listening = self
-            .iter()
-            .flat_map(|watched| watched.connections.listening());
-        listening.map(|socket| socket.cookie).collect()
+    /// All sockets that listen.
+    pub(super) fn listening(&self) -> HashSet<SocketId> {
+        let sockets = self.open.iter().flat_map(|(&namespace, watched)| {
+            let listening = watched.connections.listening().iter();
+            listening.map(move |socket| (namespace, socket.cookie))
+        });
+        sockets.collect()
     }
 
     /// The bytes of each connection that were counted.

@@ -34,7 +34,6 @@ impl KeyedTopic {
     pub fn open(
         settings: &KafkaSettings,
         topic: &str,
-        producer: &Producer,
         receive: impl Fn(&[u8]) + Send + 'static,
     ) -> Result<KeyedTopic, KafkaError> {
         let client: BaseConsumer<Log> = create(
@@ -53,13 +52,20 @@ impl KeyedTopic {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let run = move || {
+            let mut is_logged = false;
             while !stopped.is_cancelled() {
                 match client.poll(POLL_TIME_MAX) {
                     None => {}
-                    Some(Ok(message)) => receive(message.payload().unwrap_or_default()),
+                    Some(Ok(message)) => {
+                        is_logged = false;
+                        receive(message.payload().unwrap_or_default());
+                    }
                     Some(Err(error)) => match with_context(CONTEXT)(error) {
-                        error if error.is_temporary() => {}
-                        error => tracing::error!(%error, "topic of addresses cannot be read"),
+                        error if error.is_temporary() || is_logged => {}
+                        error => {
+                            is_logged = true;
+                            tracing::error!(%error, "topic of addresses cannot be read");
+                        }
                     },
                 }
             }
@@ -72,7 +78,7 @@ impl KeyedTopic {
                 why: e.to_string(),
             })?;
         Ok(KeyedTopic {
-            producer: producer.for_topic(topic.to_owned()),
+            producer: Producer::apart(settings, topic)?,
             stop,
             thread: Some(thread),
         })

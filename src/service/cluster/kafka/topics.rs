@@ -85,6 +85,7 @@ pub fn ensure_topics(
     let refusal = RefusalContext::default();
     let client: FutureProducer<RefusalContext> = create(&settings.client(&[]), refusal.clone())?;
     let deadline = Instant::now() + Duration::from_secs(TOPICS_SECONDS_MAX);
+    let mut has_tried_directory = false;
     loop {
         let timeout = Duration::from_secs(REQUEST_SECONDS_MAX);
         let metadata = client.client().fetch_metadata(None, timeout);
@@ -103,11 +104,13 @@ pub fn ensure_topics(
         };
         let (journal, owners) = (&settings.topic, &settings.owners_topic());
         let directory = &settings.directory_topic();
-        if let (Some(count), Some(_), Some(_)) = (
-            partitions_of(journal),
-            partitions_of(owners),
-            partitions_of(directory),
-        ) {
+        // Flows do not wait for the topic of addresses.
+        let is_known = |name: &str| metadata.topics().iter().any(|t| t.name() == name);
+        let has_directory = is_known(directory) || has_tried_directory;
+        has_tried_directory = true;
+        if let (Some(count), Some(_), true) =
+            (partitions_of(journal), partitions_of(owners), has_directory)
+        {
             validate_journal_topic(&admin, journal)?;
             validate_owners_topic(&admin, owners)?;
             let invalid = |what| KafkaError::OutOfBounds {
@@ -160,6 +163,13 @@ pub fn ensure_topics(
                     tracing::info!(topic, partitions, "created a topic");
                 }
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) if topic == *directory => {
+                    tracing::warn!(
+                        topic,
+                        %code,
+                        "topic of addresses cannot be created; each node knows only what its own agents say"
+                    );
+                }
                 Err((topic, code)) => {
                     let why = format!("{topic}: {code}");
                     return Err(KafkaError::classify_code("creating the topics", code, why));

@@ -11,15 +11,24 @@ use super::super::clock::Span;
 pub(super) struct Answers {
     names: HashMap<SocketAddr, Vec<(Span, Arc<str>)>>,
     /// There will be no other names for the time before.
-    pub(super) complete_until: u64,
+    complete_until: u64,
+    /// The questions that were answered.
+    asked: HashMap<SocketAddr, Span>,
 }
 
 impl Answers {
-    pub(super) fn complete_until(complete_until: u64) -> Answers {
+    pub(super) fn new(asked: HashMap<SocketAddr, Span>, complete_until: u64) -> Answers {
         Answers {
             names: HashMap::new(),
             complete_until,
+            asked,
         }
+    }
+
+    /// Whether there will be no other answer about an endpoint at this moment.
+    pub(super) fn are_complete(&self, endpoint: SocketAddr, moment: Span) -> bool {
+        let covers = |asked: &Span| asked.from <= moment.from && moment.to <= asked.to;
+        moment.to < self.complete_until && self.asked.get(&endpoint).is_some_and(covers)
     }
 
     pub(super) fn add(&mut self, endpoint: SocketAddr, span: Span, app: Arc<str>) {

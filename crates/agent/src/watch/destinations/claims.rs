@@ -1,14 +1,15 @@
 //! What this host claims: which of its applications listens at which of its addresses and ports, and since when.
 //!
 //! Between two looks, nobody watches. So a claim begins and ends with a look, or with a message of the kernel about the
-//! address, unless what was there before and after leaves only one possibility: a port that was free at the last look, and
-//! has a listener now, can have had no other listener in between.
+//! address, unless what was there before and after leaves only one possibility: if a port was free at the last look, has a
+//! listener now, and the kernel has not told that a socket of this port was closed, it had no other listener in between.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::super::clock::Span;
+use super::super::connections::StoppedListeners;
 
 /// How long a claim is repeated after its end.
 const KEPT_MS: u64 = flow::directory::CLAIM_KEPT_MS;
@@ -51,7 +52,8 @@ pub(super) struct Claims {
 
 impl Claims {
     /// Takes in what a look at a namespace has found. `at`: when that was. `held`: its addresses, and since when each is
-    /// there. `lost`: those that were lost since the last look, and until when each was there.
+    /// there. `lost`: those that were lost since the last look, and until when each was there. `stopped`: ports of sockets
+    /// that were closed since the last look.
     pub(super) fn look(
         &mut self,
         namespace: u64,
@@ -59,6 +61,7 @@ impl Claims {
         held: &HashMap<IpAddr, u64>,
         lost: &HashMap<IpAddr, u64>,
         listeners: &[Listener],
+        stopped: &StoppedListeners,
     ) {
         let ports = by_port(listeners);
         let last = self.looks.remove(&namespace);
@@ -79,8 +82,8 @@ impl Claims {
             .open
             .extract_if(|(of, _), claim| *of == namespace && !is_still(claim));
         for (_, mut claim) in ended {
-            // If another application has the port now, nobody knows since when.
-            if !is_of_other(&claim) {
+            // If another application has the port now, or had it, nobody knows since when.
+            if !is_of_other(&claim) && !stopped.contain(claim.endpoint.port()) {
                 let until = lost.get(&claim.endpoint.ip()).copied().unwrap_or(at.from);
                 claim.to = claim.to.max(until);
             }
@@ -92,6 +95,7 @@ impl Claims {
                 continue;
             }
             let was_possible = |last: &LastLook| match last.ports.get(&endpoint.port()) {
+                _ if stopped.contain(endpoint.port()) => false,
                 None => true,
                 Some(before) => before.as_ref() == Some(&app),
             };
@@ -222,45 +226,73 @@ mod tests {
 
     const NONE: &[(&str, u64)] = &[];
 
+    fn stopped(ports: &[u16]) -> StoppedListeners {
+        StoppedListeners {
+            ports: ports.iter().copied().collect(),
+            all: false,
+        }
+    }
+
     #[test]
     fn a_claim_lasts_from_look_to_look() {
         let mut claims = Claims::default();
         let held = held(&[("10.0.0.7", 5)]);
         let web = [listener("0.0.0.0:80", "web")];
-        let mut look = |moment, listeners: &[Listener]| {
-            claims.look(1, at(moment), &held, &HashMap::new(), listeners);
+        let mut look = |moment, listeners: &[Listener], ports: &[u16]| {
+            let lost = HashMap::new();
+            claims.look(1, at(moment), &held, &lost, listeners, &stopped(ports));
             all(&claims)
         };
         let claim = |from, to| ("web".to_owned(), "10.0.0.7:80".to_owned(), from, to);
         // Since when it is there is not known at the first look.
-        assert_eq!(look(100, &web), [claim(101, 101)]);
-        assert_eq!(look(200, &web), [claim(101, 200)]);
-        assert_eq!(look(300, &[]), [claim(101, 300)]);
-        assert_eq!(look(400, &[]), [claim(101, 300)]);
+        assert_eq!(look(100, &web, &[]), [claim(101, 101)]);
+        assert_eq!(look(200, &web, &[]), [claim(101, 200)]);
+        // It was closed some time after the look, and others may have had the port for a moment.
+        assert_eq!(look(300, &[], &[80]), [claim(101, 200)]);
+        assert_eq!(look(400, &[], &[]), [claim(101, 200)]);
         // The port was free, so it was this one in between.
-        assert_eq!(look(500, &web), [claim(101, 300), claim(401, 500)]);
+        assert_eq!(look(500, &web, &[]), [claim(101, 200), claim(401, 500)]);
         // Nobody knows since when it is another one.
         let other = [listener("0.0.0.0:80", "other")];
-        let found = look(600, &other);
+        let found = look(600, &other, &[80]);
         assert_eq!(found[0].0, "other");
         assert_eq!((found[0].2, found[0].3), (601, 601));
         assert_eq!(found[2], claim(401, 500));
+        // Free, somebody for a moment, and then this one.
+        look(700, &[], &[80]);
+        let found = look(800, &web, &[80]);
+        assert_eq!(found[3], claim(801, 801));
     }
 
     #[test]
     fn an_address_that_is_lost_ends_its_claims() {
         let mut claims = Claims::default();
         let web = [listener("0.0.0.0:80", "web")];
-        claims.look(1, at(100), &held(&[("10.0.0.7", 5)]), &held(NONE), &web);
-        claims.look(1, at(200), &held(NONE), &held(&[("10.0.0.7", 150)]), &web);
+        let none = stopped(&[]);
+        claims.look(
+            1,
+            at(100),
+            &held(&[("10.0.0.7", 5)]),
+            &held(NONE),
+            &web,
+            &none,
+        );
+        claims.look(
+            1,
+            at(200),
+            &held(NONE),
+            &held(&[("10.0.0.7", 150)]),
+            &web,
+            &none,
+        );
         let claim = |from, to| ("web".to_owned(), "10.0.0.7:80".to_owned(), from, to);
         assert_eq!(all(&claims), [claim(101, 150)]);
         // Back again, and lost and regained within one interval.
         let back = held(&[("10.0.0.7", 250)]);
-        claims.look(1, at(300), &back, &held(NONE), &web);
+        claims.look(1, at(300), &back, &held(NONE), &web, &none);
         assert_eq!(all(&claims), [claim(101, 150), claim(250, 300)]);
         let again = held(&[("10.0.0.7", 360)]);
-        claims.look(1, at(400), &again, &held(&[("10.0.0.7", 340)]), &web);
+        claims.look(1, at(400), &again, &held(&[("10.0.0.7", 340)]), &web, &none);
         assert_eq!(
             all(&claims),
             [claim(101, 150), claim(250, 340), claim(360, 400)]

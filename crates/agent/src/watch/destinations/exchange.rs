@@ -13,6 +13,8 @@ use crate::client::{Client, ClientError};
 const SAMPLES: usize = 8;
 /// Both ends round to a millisecond.
 const ROUNDING_MS: u64 = 2;
+/// How far two clocks may drift apart: one millisecond in so many. NTP slews by half of it.
+const DRIFT: u64 = 1000;
 
 /// The outcome of a request.
 #[derive(Debug)]
@@ -80,8 +82,23 @@ impl Exchange {
 /// How far the service's clock is ahead of this system's, from the times of requests and responses (as in NTP).
 #[derive(Debug, Default)]
 pub(super) struct ServiceClock {
-    /// The difference, and how far it may be wrong.
-    samples: VecDeque<(i64, u64)>,
+    samples: VecDeque<Sample>,
+}
+
+/// What one exchange tells.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: u64,
+    ahead: i64,
+    /// How far it may be wrong.
+    error: u64,
+}
+
+impl Sample {
+    /// The same, later.
+    fn error_at(&self, now: u64) -> u64 {
+        self.error + now.saturating_sub(self.at) / DRIFT
+    }
 }
 
 /// The difference between the clocks, in milliseconds.
@@ -106,14 +123,27 @@ impl ServiceClock {
         if self.samples.len() == SAMPLES {
             self.samples.pop_front();
         }
-        let error = received_at.saturating_sub(sent_at) / 2 + ROUNDING_MS;
-        self.samples.push_back((now.saturating_sub(middle), error));
+        let new = Sample {
+            at: received_at,
+            ahead: now.saturating_sub(middle),
+            error: received_at.saturating_sub(sent_at) / 2 + ROUNDING_MS,
+        };
+        // If they cannot both be right, a clock was set, or another node has answered.
+        self.samples.retain(|old| {
+            let difference = old.ahead.abs_diff(new.ahead);
+            difference <= old.error_at(received_at) + new.error
+        });
+        self.samples.push_back(new);
     }
 
     /// By the fastest of the last exchanges.
-    pub(super) fn offset(&self) -> Option<Offset> {
-        let fastest = self.samples.iter().rev().min_by_key(|(_, error)| *error);
-        fastest.map(|&(ahead, error)| Offset { ahead, error })
+    pub(super) fn offset(&self, now: u64) -> Option<Offset> {
+        let samples = self.samples.iter().rev();
+        let best = samples.min_by_key(|sample| sample.error_at(now))?;
+        Some(Offset {
+            ahead: best.ahead,
+            error: best.error_at(now),
+        })
     }
 }
 
@@ -131,30 +161,35 @@ impl Offset {
 mod tests {
     use super::*;
 
+    fn add(clock: &mut ServiceClock, sent_at: u64, received_at: u64, now: u64) -> Offset {
+        let exchanged = Exchanged {
+            sent_at,
+            received_at,
+            response: Ok(DirectoryResponse::default()),
+        };
+        clock.add(&exchanged, now);
+        clock.offset(received_at).unwrap()
+    }
+
     #[test]
     fn the_fastest_exchange_tells_the_clock_best() {
         let mut clock = ServiceClock::default();
-        assert_eq!(clock.offset(), None);
-        let mut add = |sent_at, received_at, now| {
-            let exchanged = Exchanged {
-                sent_at,
-                received_at,
-                response: Ok(DirectoryResponse::default()),
-            };
-            clock.add(&exchanged, now);
-            clock.offset().unwrap()
-        };
-        let offset = add(1000, 1200, 5100);
+        assert_eq!(clock.offset(0), None);
+        let offset = add(&mut clock, 1000, 1200, 5100);
         assert_eq!((offset.ahead, offset.error), (4000, 102));
-        let offset = add(2000, 2010, 6015);
+        let offset = add(&mut clock, 2000, 2010, 6015);
         assert_eq!((offset.ahead, offset.error), (4010, 7));
         assert_eq!((offset.to_service(10), offset.to_own(4020)), (4020, 10));
-        let offset = add(3000, 3100, 7000);
-        assert_eq!(offset.ahead, 4010);
-        // The service's clock was set.
-        for n in 0..SAMPLES as u64 {
-            add(10_000 * n, 10_000 * n + 50, 10_000 * n);
-        }
-        assert_eq!(clock.offset().unwrap().ahead, -25);
+        // A slow one does not make it worse, but its age does.
+        let offset = add(&mut clock, 12_000, 12_100, 16_050);
+        assert_eq!((offset.ahead, offset.error), (4010, 7 + 10));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed() {
+        let mut clock = ServiceClock::default();
+        add(&mut clock, 1000, 1004, 5002);
+        let offset = add(&mut clock, 2000, 2100, 2050);
+        assert_eq!((offset.ahead, offset.error), (0, 52));
     }
 }

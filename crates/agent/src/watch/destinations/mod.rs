@@ -16,9 +16,9 @@ mod claims;
 mod exchange;
 mod waiting;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,17 +26,18 @@ use std::time::{Duration, Instant};
 
 use flow::Counters;
 use flow::directory::{Claim, DirectoryRequest, DirectoryResponse, QUESTIONS_MAX, Question};
+use ipnet::IpNet;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::answers::Answers;
 use self::claims::{Claims, Listener};
 use self::exchange::{Exchange, Offset, ServiceClock};
 use self::waiting::Waiting;
-use super::addresses::Addresses;
 use super::clock::{Span, now_ms};
 use super::connections::NewBytes;
 use super::saved::{Ended, SocketId};
 use super::sock_diag::TcpSocket;
+use super::watched::{Namespaces, Watched};
 use crate::client::{Client, ClientError};
 use crate::command::eprint_line;
 use crate::report::{Names, Sums, jittered};
@@ -49,8 +50,12 @@ const EXCHANGE_INTERVALS: [Duration; 2] = [Duration::from_secs(1), Duration::fro
 const EXCHANGE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// A service without a directory is asked again after this long.
 const UNSUPPORTED_PAUSE: Duration = Duration::from_secs(600);
-/// A socket whose application is not known is looked up again after this long.
+/// A socket that listens may be handed to another process: its application is looked up again after this long.
+const LISTENER_KEPT: Duration = Duration::from_secs(600);
+/// The same if its application is not known.
 const UNKNOWN_LISTENER_KEPT: Duration = Duration::from_secs(60);
+/// Interval between looks at what has waited for long enough without an answer.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last request gets, when the agent ends.
 const LAST_EXCHANGE_MAX: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -61,6 +66,8 @@ pub(super) struct Destinations {
     names: Names,
     waiting: Waiting,
     directory: Option<Directory>,
+    /// When it was last looked at what waits.
+    resolved_at: Instant,
     /// Bytes whose destination is in neither.
     pub(super) unnamed_bytes: u64,
 }
@@ -70,14 +77,18 @@ pub(super) struct Destinations {
 struct Directory {
     agent: String,
     vpc_id: String,
+    /// Addresses that are not unique among the hosts.
+    private_ranges: Vec<IpNet>,
     interval: Duration,
     exchange: Exchange,
     exchange_at: Instant,
     exchanged_at: Instant,
     clock: ServiceClock,
     claims: Claims,
-    /// The applications of sockets that listen, by cookie; and when they were looked up.
-    listeners: HashMap<u64, (Option<Arc<str>>, Instant)>,
+    /// The applications of sockets that listen, and when they were looked up.
+    listeners: HashMap<SocketId, (Option<Arc<str>>, Instant)>,
+    /// The questions of the last request.
+    asked: HashMap<SocketAddr, Span>,
     /// `None` if the service has a directory, or that is not known yet. Otherwise nothing waits.
     unsupported_since: Option<Instant>,
     /// The last error, which is printed once.
@@ -100,6 +111,7 @@ impl Destinations {
             names,
             waiting: Waiting::new(restored),
             directory: None,
+            resolved_at: Instant::now(),
             unnamed_bytes: 0,
         }
     }
@@ -113,6 +125,7 @@ impl Destinations {
         client: Client,
         agent: String,
         vpc_id: &str,
+        private_ranges: &[IpNet],
         report_interval: Duration,
     ) -> std::io::Result<()> {
         let [min, max] = EXCHANGE_INTERVALS;
@@ -120,6 +133,7 @@ impl Destinations {
         self.directory = Some(Directory {
             agent,
             vpc_id: vpc_id.to_owned(),
+            private_ranges: private_ranges.to_vec(),
             interval: (report_interval / 4).clamp(min, max),
             exchange: Exchange::start(client)?,
             exchange_at: now,
@@ -127,6 +141,7 @@ impl Destinations {
             clock: ServiceClock::default(),
             claims: Claims::default(),
             listeners: HashMap::new(),
+            asked: HashMap::new(),
             unsupported_since: None,
             error: None,
             has_printed_refused: false,
@@ -170,7 +185,7 @@ impl Destinations {
         let name = match (name, &self.directory) {
             (Some(name), _) => name,
             (None, Some(directory))
-                if directory.is_supported() && !new.remote.ip().is_loopback() =>
+                if directory.is_supported() && !directory.is_private(new.remote.ip()) =>
             {
                 let is_short = new.is_unseen && !self.waiting.has_socket(socket);
                 let waiter = match is_short {
@@ -237,41 +252,62 @@ impl Destinations {
     pub(super) fn look(
         &mut self,
         namespace: u64,
-        at: Span,
-        addresses: &mut Addresses,
-        listening: &[TcpSocket],
+        watched: &mut Watched,
         app: impl FnOnce(&[TcpSocket]) -> Vec<Option<Arc<str>>>,
     ) {
-        let Some(directory) = &mut self.directory else {
+        let stopped = watched.connections.take_stopped();
+        let (Some(directory), Some(addresses)) = (&mut self.directory, &mut watched.addresses)
+        else {
             return;
         };
+        let listening = watched.connections.listening();
         let now = Instant::now();
         let listeners = &mut directory.listeners;
         let is_known = |socket: &&TcpSocket| {
-            let known = listeners.get(&socket.cookie);
-            known.is_some_and(|(app, at)| app.is_some() || at.elapsed() < UNKNOWN_LISTENER_KEPT)
+            let known = listeners.get(&(namespace, socket.cookie));
+            known.is_some_and(|(app, at)| {
+                let kept = match app {
+                    Some(_) => LISTENER_KEPT,
+                    None => UNKNOWN_LISTENER_KEPT,
+                };
+                at.elapsed() < kept
+            })
         };
         let new = listening.iter().filter(|socket| !is_known(socket));
         let new: Vec<TcpSocket> = new.cloned().collect();
         for (socket, app) in new.iter().zip(app(&new)) {
-            listeners.insert(socket.cookie, (app, now));
+            listeners.insert((namespace, socket.cookie), (app, now));
         }
-        let listeners = listening.iter().map(|socket| Listener {
-            local: socket.local,
-            app: (directory.listeners.get(&socket.cookie)).and_then(|(app, _)| app.clone()),
-        });
-        let listeners: Vec<Listener> = listeners.collect();
+        let app_of = |socket: &TcpSocket| {
+            let known = listeners.get(&(namespace, socket.cookie));
+            known.and_then(|(app, _)| app.clone())
+        };
+        let listeners: Vec<Listener> = listening
+            .iter()
+            .map(|socket| Listener {
+                local: socket.local,
+                app: app_of(socket),
+            })
+            .collect();
         let lost = addresses.take_lost();
-        (directory.claims).look(namespace, at, addresses.held(), &lost, &listeners);
+        let looked_at = watched.connections.looked_at();
+        let at = Span {
+            // Later, an address may have been lost.
+            from: looked_at.from.min(addresses.quiet_at()),
+            to: looked_at.to,
+        };
+        let held = addresses.held().iter();
+        let held = held.filter(|(address, _)| !directory.is_private(**address));
+        let held = held.map(|(address, since)| (*address, *since)).collect();
+        (directory.claims).look(namespace, at, &held, &lost, &listeners, &stopped);
     }
 
-    /// To be called after a look at all `namespaces`, with the cookies of all sockets that listen.
-    pub(super) fn keep(&mut self, namespaces: &HashSet<u64>, listening: &HashSet<u64>) {
+    /// To be called after a look at all namespaces.
+    pub(super) fn keep(&mut self, namespaces: &Namespaces) {
         if let Some(directory) = &mut self.directory {
-            directory.claims.keep(namespaces);
-            directory
-                .listeners
-                .retain(|cookie, _| listening.contains(cookie));
+            directory.claims.keep(&namespaces.with_addresses());
+            let listening = namespaces.listening();
+            (directory.listeners).retain(|socket, _| listening.contains(socket));
         }
     }
 
@@ -286,8 +322,8 @@ impl Destinations {
         let answers = directory.receive();
         if !directory.is_supported() {
             self.settle_all(sums);
-        } else if answers.is_some() || self.waiting.len() > 0 {
-            self.resolve(&answers.unwrap_or_default(), sums, name);
+        } else if answers.is_some() || self.resolved_at.elapsed() >= RESOLVE_INTERVAL {
+            self.resolve(answers.as_ref(), now_ms(), sums, name);
         }
         if let Some(directory) = &mut self.directory
             && directory.is_due()
@@ -307,7 +343,11 @@ impl Destinations {
             while Instant::now() < until {
                 let answers = directory.receive();
                 if let (Some(answers), true) = (&answers, is_last_sent) {
-                    self.resolve(answers, sums, |_, _| {});
+                    // It will not be more complete.
+                    self.resolve(Some(answers), u64::MAX, sums, |_, _| {});
+                    break;
+                }
+                if is_last_sent && !directory.exchange.is_waiting() {
                     break;
                 }
                 if !directory.exchange.is_waiting() && !is_last_sent {
@@ -322,19 +362,19 @@ impl Destinations {
 
     fn resolve(
         &mut self,
-        answers: &Answers,
+        answers: Option<&Answers>,
+        now: u64,
         sums: &mut Sums,
         mut name: impl FnMut(SocketId, &Arc<str>),
     ) {
+        self.resolved_at = Instant::now();
         let (names, unnamed_bytes) = (&self.names, &mut self.unnamed_bytes);
-        self.waiting
-            .resolve(answers, now_ms(), |waiter, waited, app| {
-                match (waiter, app) {
-                    (Waiter::Socket(socket), Some(app)) => name(*socket, app),
-                    _ => {}
-                }
-                settle(names, unnamed_bytes, waited, app, sums);
-            });
+        self.waiting.resolve(answers, now, |waiter, waited, app| {
+            if let (Waiter::Socket(socket), Some(app)) = (waiter, app) {
+                name(*socket, app);
+            }
+            settle(names, unnamed_bytes, waited, app, sums);
+        });
     }
 
     fn settle_all(&mut self, sums: &mut Sums) {
@@ -369,21 +409,33 @@ impl Directory {
         self.unsupported_since.is_none()
     }
 
+    fn is_private(&self, address: IpAddr) -> bool {
+        address.is_loopback()
+            || self
+                .private_ranges
+                .iter()
+                .any(|range| range.contains(&address))
+    }
+
     fn is_due(&mut self) -> bool {
         if self.exchange.is_waiting() {
             return false;
         }
-        let may_be_early = self.exchanged_at.elapsed() >= EXCHANGE_INTERVAL_MIN;
+        let may_be_early =
+            self.is_supported() && self.exchanged_at.elapsed() >= EXCHANGE_INTERVAL_MIN;
         Instant::now() >= self.exchange_at || may_be_early && self.claims.take_changed()
     }
 
     fn receive(&mut self) -> Option<Answers> {
         let exchanged = self.exchange.receive()?;
-        let is_first = self.clock.offset().is_none();
+        let is_first = self.clock.offset(now_ms()).is_none();
         match &exchanged.response {
             Ok(response) => {
-                self.error = None;
                 self.unsupported_since = None;
+                match &response.claims_refused {
+                    None => self.error = None,
+                    Some(why) => self.print_error("takes no claims of this host", why),
+                }
                 self.clock.add(&exchanged, response.now);
                 if is_first {
                     // It could not claim or ask anything before it knew the service's clock.
@@ -411,23 +463,32 @@ impl Directory {
             self.unsupported_since = Some(Instant::now());
             self.exchange_at = Instant::now() + UNSUPPORTED_PAUSE;
         }
-        let text = error.to_string();
-        if self.error.as_ref() != Some(&text) {
+        self.print_error(
+            "does not answer, and other ends are named by --apps only",
+            &error.to_string(),
+        );
+    }
+
+    /// Prints an error, unless it is the same as before.
+    fn print_error(&mut self, what: &str, why: &str) {
+        if self.error.as_deref() != Some(why) {
             eprint_line(&format!(
-                "flowtally: the directory of addresses does not answer; other ends are named by --apps only: {text}"
+                "flowtally: the directory of addresses {what}: {why}"
             ));
-            self.error = Some(text);
+            self.error = Some(why.to_owned());
         }
     }
 
-    fn answers(&self, response: &DirectoryResponse) -> Answers {
-        let Some(offset) = self.clock.offset() else {
+    fn answers(&mut self, response: &DirectoryResponse) -> Answers {
+        let Some(offset) = self.clock.offset(now_ms()) else {
             return Answers::default();
         };
-        let mut answers = Answers::complete_until(match response.complete_until {
+        let asked = std::mem::take(&mut self.asked);
+        let complete_until = match response.complete_until {
             0 => 0,
             until => offset.to_own(until).saturating_sub(offset.error),
-        });
+        };
+        let mut answers = Answers::new(asked, complete_until);
         for named in &response.names {
             let span = Span {
                 from: offset.to_own(named.from) + offset.error,
@@ -444,17 +505,24 @@ impl Directory {
             vpc_id: self.vpc_id.clone(),
             ..DirectoryRequest::default()
         };
-        if let Some(offset) = self.clock.offset() {
+        if let Some(offset) = self.clock.offset(now_ms()) {
             let complete_until = self.claims.complete_until();
             request.confirmed_until = complete_until.map_or(0, |until| {
                 offset.to_service(until).saturating_sub(offset.error)
             });
             request.claims = self.request_claims(offset);
-            request.questions = questions(waiting, offset);
+            self.asked = waiting.questions(QUESTIONS_MAX);
+            request.questions = questions(&self.asked, offset);
         }
         self.exchange.send(request);
+        let _included = self.claims.take_changed();
         self.exchanged_at = Instant::now();
-        self.exchange_at = Instant::now() + jittered(self.interval, 0.9);
+        // Without all questions, the next ones follow soon.
+        let interval = match self.asked.len() {
+            QUESTIONS_MAX.. => EXCHANGE_INTERVAL_MIN,
+            _ => self.interval,
+        };
+        self.exchange_at = Instant::now() + jittered(interval, 0.9);
     }
 
     /// Shortened at both ends by how far the clock may be wrong.
@@ -470,15 +538,14 @@ impl Directory {
     }
 }
 
-fn questions(waiting: &Waiting, offset: Offset) -> Vec<Question> {
-    let questions = waiting.questions().into_iter();
-    let questions = questions.map(|(endpoint, span)| Question {
+fn questions(asked: &HashMap<SocketAddr, Span>, offset: Offset) -> Vec<Question> {
+    let questions = asked.iter().map(|(endpoint, span)| Question {
         address: endpoint.ip(),
         port: endpoint.port(),
         from: offset.to_service(span.from).saturating_sub(offset.error),
         to: offset.to_service(span.to) + offset.error,
     });
-    questions.take(QUESTIONS_MAX).collect()
+    questions.collect()
 }
 
 fn print_refused(response: &DirectoryResponse) {

@@ -11,7 +11,9 @@ use super::super::clock::Span;
 use super::super::saved::SocketId;
 use super::answers::Answers;
 
-/// How long bytes wait.
+/// How long bytes wait for a complete answer. After it, an incomplete one will do.
+const WAIT_COMPLETE_MS_MAX: u64 = 45_000;
+/// How long bytes wait for any answer.
 const WAIT_MS_MAX: u64 = 60_000;
 /// Connections, or groups of short ones, that wait. Bytes of further ones do not.
 const WAITING_MAX: usize = 100_000;
@@ -23,11 +25,12 @@ const MOMENTS_MAX: usize = 12;
 pub(in crate::watch) enum Waiter {
     /// A connection.
     Socket(SocketId),
-    /// Connections of an application to an endpoint that ended in the same second, and were not seen before.
+    /// Connections of an application to an endpoint that ended in the same tenth of a second, and were not seen before.
     Ended {
         src_app: Arc<str>,
         remote: SocketAddr,
-        second: u64,
+        /// When the other end was heard, in tenths of a second.
+        tenth: u64,
     },
 }
 
@@ -54,7 +57,7 @@ impl Waiter {
         Waiter::Ended {
             src_app: src_app.clone(),
             remote,
-            second: heard.to / 1000,
+            tenth: heard.to / 100,
         }
     }
 }
@@ -67,11 +70,21 @@ impl Waited {
             .map(|(src_app, hour, tx, rx)| (src_app, *hour, Counters { tx: *tx, rx: *rx }))
     }
 
+    #[cfg(test)]
+    pub(in crate::watch) fn example(remote: SocketAddr, moment: Span) -> Waited {
+        Waited {
+            remote,
+            since: 5,
+            moments: vec![moment],
+            bytes: vec![("a".into(), 7, 1, 2)],
+        }
+    }
+
     fn add(&mut self, src_app: &Arc<str>, hour: u32, bytes: Counters) {
         let sum = self
             .bytes
             .iter_mut()
-            .find(|(src, of, ..)| (&*src, *of) == (src_app, hour));
+            .find(|(src, of, ..)| (src, *of) == (src_app, hour));
         match sum {
             Some((_, _, tx, rx)) => {
                 *tx = tx.saturating_add(bytes.tx);
@@ -135,32 +148,57 @@ impl Waiting {
         true
     }
 
-    /// What to ask the directory: each endpoint, and the time from the first to the last moment.
-    pub(super) fn questions(&self) -> HashMap<SocketAddr, Span> {
-        let mut questions: HashMap<SocketAddr, Span> = HashMap::new();
+    /// What to ask the directory: each endpoint, and the time from the first to the last moment. At most `max` endpoints:
+    /// those that have waited for longest.
+    pub(super) fn questions(&self, max: usize) -> HashMap<SocketAddr, Span> {
+        let mut since: HashMap<SocketAddr, (u64, Span)> = HashMap::new();
         for waited in self.all.values() {
             for moment in &waited.moments {
-                let span = questions.entry(waited.remote).or_insert(*moment);
+                let question = since.entry(waited.remote);
+                let (first, span) = question.or_insert((waited.since, *moment));
+                *first = waited.since.min(*first);
                 *span = span.union(*moment);
             }
         }
+        let mut questions: Vec<_> = since.into_iter().collect();
+        if questions.len() > max {
+            questions.sort_unstable_by_key(|(_, (first, _))| *first);
+            questions.truncate(max);
+        }
+        let questions = questions.into_iter();
         questions
+            .map(|(endpoint, (_, span))| (endpoint, span))
+            .collect()
     }
 
     /// Removes what has a name now, and what will have none: for which the answers are complete, or which has waited long
-    /// enough. Calls `settle` with each.
+    /// enough. `None`: there is no answer. Calls `settle` with each.
     pub(super) fn resolve(
         &mut self,
-        answers: &Answers,
+        answers: Option<&Answers>,
         now: u64,
         mut settle: impl FnMut(&Waiter, &Waited, Option<&Arc<str>>),
     ) {
         self.all.retain(|waiter, waited| {
-            let mut moments = waited.moments.iter();
-            let name = moments.find_map(|moment| answers.name(waited.remote, *moment));
-            let is_over = name.is_some()
-                || (waited.moments.iter()).all(|moment| moment.to < answers.complete_until)
-                || now.saturating_sub(waited.since) >= WAIT_MS_MAX;
+            // A time that is later than now is of another clock.
+            let has_waited = |max: u64| {
+                let time = now.checked_sub(waited.since);
+                time.is_none_or(|time| time >= max)
+            };
+            let (name, is_over) = match answers {
+                None => (None, has_waited(WAIT_MS_MAX)),
+                Some(answers) => {
+                    let will_do = has_waited(WAIT_COMPLETE_MS_MAX);
+                    // Until then, another agent may turn out to claim the same.
+                    let is_complete = |moment: &Span| answers.are_complete(waited.remote, *moment);
+                    let moments = waited.moments.iter();
+                    let name = moments
+                        .filter(|moment| will_do || is_complete(moment))
+                        .find_map(|moment| answers.name(waited.remote, *moment));
+                    let are_complete = waited.moments.iter().all(is_complete);
+                    (name, name.is_some() || are_complete || will_do)
+                }
+            };
             if is_over {
                 settle(waiter, waited, name);
             }
@@ -189,7 +227,8 @@ mod tests {
     }
 
     fn answers(leases: &[(&str, u64, u64)], complete_until: u64) -> Answers {
-        let mut answers = Answers::complete_until(complete_until);
+        let asked = [(remote(), span(0, 1000))].into();
+        let mut answers = Answers::new(asked, complete_until);
         for (app, from, to) in leases {
             answers.add(remote(), span(*from, *to), (*app).into());
         }
@@ -204,7 +243,7 @@ mod tests {
 
     fn resolve(waiting: &mut Waiting, answers: &Answers, now: u64) -> Vec<(String, u64)> {
         let mut settled = Vec::new();
-        waiting.resolve(answers, now, |_, waited, name| {
+        waiting.resolve(Some(answers), now, |_, waited, name| {
             let name = name.map_or_else(String::new, ToString::to_string);
             settled.push((name, waited.bytes().map(|(.., bytes)| bytes.tx).sum()));
         });
@@ -218,9 +257,11 @@ mod tests {
         let mut waiting = Waiting::default();
         add(&mut waiting, Waiter::Socket((1, 2)), 10, span(100, 110));
         add(&mut waiting, Waiter::Socket((1, 2)), 5, span(200, 210));
-        assert_eq!(waiting.questions(), [(remote(), span(100, 210))].into());
+        assert_eq!(waiting.questions(1), [(remote(), span(100, 210))].into());
         assert_eq!(resolve(&mut waiting, &answers(&[], 0), 1001), []);
-        let web = answers(&[("web", 150, 250)], 0);
+        let early = answers(&[("web", 150, 250)], 210);
+        assert_eq!(resolve(&mut waiting, &early, 1001), []);
+        let web = answers(&[("web", 150, 250)], 211);
         assert_eq!(resolve(&mut waiting, &web, 1001), [("web".into(), 15)]);
         assert_eq!(waiting.len(), 0);
     }
@@ -230,36 +271,76 @@ mod tests {
         let group = Waiter::Ended {
             src_app: "src".into(),
             remote: remote(),
-            second: 0,
+            tenth: 0,
         };
         let mut waiting = Waiting::default();
         add(&mut waiting, group.clone(), 10, span(100, 110));
         add(&mut waiting, group, 5, span(200, 210));
-        let half = answers(&[("web", 150, 250)], 0);
+        let half = answers(&[("web", 150, 250)], 200);
         assert_eq!(resolve(&mut waiting, &half, 1001), []);
-        let two = answers(&[("web", 90, 150), ("db", 150, 250)], 0);
-        assert_eq!(resolve(&mut waiting, &two, 1001), []);
-        let whole = answers(&[("web", 90, 250)], 0);
+        let whole = answers(&[("web", 90, 250)], 211);
         assert_eq!(resolve(&mut waiting, &whole, 1001), [("web".into(), 15)]);
     }
 
     #[test]
+    fn a_group_of_two_names_has_none() {
+        let mut waiting = Waiting::default();
+        let group = Waiter::ended(&"src".into(), remote(), span(200, 210));
+        add(&mut waiting, group.clone(), 10, span(100, 110));
+        add(&mut waiting, group, 5, span(200, 210));
+        let two = answers(&[("web", 90, 150), ("db", 150, 250)], 211);
+        assert_eq!(resolve(&mut waiting, &two, 1001), [(String::new(), 15)]);
+    }
+
+    /// A name that is not certain yet is used at the end.
+    #[test]
     fn nothing_waits_for_ever() {
-        for (complete_until, now, is_over) in [
-            (110, 1001, false),
-            (111, 1001, true),
-            (0, 60_999, false),
-            (0, 61_000, true),
-        ] {
+        let waiting = || {
             let mut waiting = Waiting::default();
             add(&mut waiting, Waiter::Socket((1, 2)), 10, span(100, 110));
-            let settled = resolve(&mut waiting, &answers(&[], complete_until), now);
-            let expected = if is_over {
-                vec![(String::new(), 10)]
-            } else {
-                vec![]
-            };
-            assert_eq!(settled, expected, "{complete_until} {now}");
+            waiting
+        };
+        let web = answers(&[("web", 50, 250)], 0);
+        let ends = 1000 + WAIT_COMPLETE_MS_MAX;
+        assert_eq!(resolve(&mut waiting(), &web, ends - 1), []);
+        assert_eq!(resolve(&mut waiting(), &web, ends), [("web".into(), 10)]);
+        let complete = |until| resolve(&mut waiting(), &answers(&[], until), 1001);
+        assert_eq!(complete(110), []);
+        assert_eq!(complete(111), [(String::new(), 10)]);
+        // Without an answer. A time in the future is of another clock.
+        for (now, is_over) in [(999, true), (60_999, false), (61_000, true)] {
+            let (mut waiting, mut settled) = (waiting(), 0);
+            waiting.resolve(None, now, |_, _, name| {
+                settled += usize::from(name.is_none())
+            });
+            assert_eq!(settled, usize::from(is_over), "{now}");
         }
+    }
+
+    /// What was not asked, or began to wait after the question, has no answer yet.
+    #[test]
+    fn an_answer_is_about_what_was_asked() {
+        let mut waiting = Waiting::default();
+        let other: SocketAddr = "10.0.0.8:80".parse().unwrap();
+        let src: Arc<str> = "src".into();
+        for (cookie, to, moment) in [(1, remote(), span(100, 110)), (2, other, span(50, 60))] {
+            let bytes = (&src, 7, Counters { tx: cookie, rx: 0 });
+            assert!(waiting.add(
+                Waiter::Socket((1, cookie)),
+                to,
+                bytes,
+                moment,
+                1000 - cookie
+            ));
+        }
+        let asked = waiting.questions(1);
+        assert_eq!(asked, [(other, span(50, 60))].into());
+        add(&mut waiting, Waiter::Socket((1, 2)), 5, span(70, 80));
+        let settled = resolve(&mut waiting, &Answers::new(asked, 500), 1001);
+        assert_eq!(settled, []);
+        assert_eq!(waiting.len(), 2);
+        let asked = waiting.questions(9);
+        let settled = resolve(&mut waiting, &Answers::new(asked, 500), 1001);
+        assert_eq!(settled, [(String::new(), 1), (String::new(), 7)]);
     }
 }

@@ -62,8 +62,8 @@ pub(super) struct Facts {
     /// `None` if it was not looked for, or not found.
     pub(super) process: Option<Process>,
     pub(super) user: Option<Arc<str>>,
-    /// The port that the socket is connected to.
-    pub(super) port: u16,
+    /// The port that the socket is connected to; `None` if it listens.
+    pub(super) port: Option<u16>,
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl OwnNames {
             cgroup: socket.cgroup.and_then(|id| names.cgroups.get(id)),
             process: None,
             user: names.user(socket.user),
-            port: socket.remote.port(),
+            port: Some(socket.remote.port()).filter(|port| *port != 0),
         };
         let all: Vec<Facts> = sockets.iter().map(|socket| facts(self, socket)).collect();
         let mut names: Vec<_> = all.iter().map(|facts| self.rules.name(facts)).collect();
@@ -91,7 +91,9 @@ impl OwnNames {
         }
         let names: Vec<_> = names.into_iter().map(Verdict::into_name).collect();
         for (socket, name) in sockets.iter().zip(&names) {
-            if let Some(name) = name {
+            if let Some(name) = name
+                && socket.remote.port() != 0
+            {
                 self.remember(namespace, socket.remote, name);
             }
         }

@@ -237,7 +237,7 @@ impl Rules {
                 Some(executable.file_name()?.to_string_lossy().into_owned())
             }
             Fact::User => facts.user.as_deref().map(str::to_owned),
-            Fact::Port => Some(facts.port.to_string()),
+            Fact::Port => facts.port.map(|port| port.to_string()),
             Fact::Host => Some(self.host.clone()),
         }
     }
@@ -362,7 +362,7 @@ mod tests {
         };
         Facts {
             cgroup: Some(Arc::new(cgroup)),
-            port: 443,
+            port: Some(443),
             ..Facts::default()
         }
     }
@@ -434,7 +434,7 @@ mod tests {
             rules.name(&facts).into_name().as_deref(),
             Some("web-443-host-7")
         );
-        facts.port = 80;
+        facts.port = Some(80);
         assert_eq!(rules.name(&facts), Verdict::NeedsProcess);
         let python = with_process(facts.clone(), "/usr/bin/python3.11");
         assert_eq!(

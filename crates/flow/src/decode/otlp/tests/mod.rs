@@ -24,8 +24,11 @@ fn row(hour: u32, [src, dest, vpc]: [&str; 3], tx: u64, rx: u64) -> Row {
     (hour, src.into(), dest.into(), vpc.into(), tx, rx)
 }
 
+/// How many points were rejected, by reason.
+type Rejections = Vec<(Reason, u64)>;
+
 /// The flows of an export, and its rejected data points.
-fn read_one(body: &[u8], format: Format) -> Result<(Vec<Row>, Vec<(Reason, u64)>), ExportError> {
+fn read_one(body: &[u8], format: Format) -> Result<(Vec<Row>, Rejections), ExportError> {
     assert_readings_agree(body, format);
     let measured = measure(body, format)?;
     let batch = build(body, format, measured.batch_bytes)?;
@@ -46,7 +49,7 @@ fn read_one(body: &[u8], format: Format) -> Result<(Vec<Row>, Vec<(Reason, u64)>
 
 /// The same in both encodings.
 #[track_caller]
-fn read(export: &Value) -> Result<(Vec<Row>, Vec<(Reason, u64)>), ExportError> {
+fn read(export: &Value) -> Result<(Vec<Row>, Rejections), ExportError> {
     let text = serde_json::to_vec(export).unwrap();
     let from_json = read_one(&text, Format::Json);
     let from_binary = read_one(&binary("Export", export), Format::Protobuf);
