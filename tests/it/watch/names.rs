@@ -20,6 +20,9 @@ const SERVERS: &str = include_str!("servers.py");
 const TRAFFIC_TIME: Duration = Duration::from_secs(30);
 /// Times that the agents look, after the traffic: until then, everything has its name.
 const LOOKS: u64 = 3;
+/// Between two moves. A host that has an address only between two looks of its agent, which are five seconds apart, does not
+/// claim it.
+const MOVE_INTERVAL: Duration = Duration::from_secs(4);
 
 fn floating(number: usize) -> String {
     format!("10.77.1.{}", number + 1)
@@ -97,7 +100,7 @@ fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
     world.touch("start");
     let (began, mut moves) = (Instant::now(), 0);
     while began.elapsed() < TRAFFIC_TIME {
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(MOVE_INTERVAL);
         // Meanwhile, connections are neither opened nor closed: what the programs count must be what arrives.
         world.touch("pause");
         until("the hosts to pause", || {
