@@ -27,6 +27,16 @@ const DRAIN_IDLE_MAX: Duration = Duration::from_millis(200);
 /// Largest window that a zstd frame may request: 8 MiB, the maximum of `zstd` up to level 19.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// Refuses a body whose `Content-Length` is larger than `bytes_max`, before any of it is read.
+pub(super) fn refuse_longer(headers: &HeaderMap, bytes_max: usize) -> Result<(), Problem> {
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    match length.is_some_and(|length| length > bytes_max) {
+        true => Err(Problem::BodyTooLarge { bytes_max }),
+        false => Ok(()),
+    }
+}
+
 /// Reads the whole body. The permit covers its bytes, and has to be kept as long as they or the batch decoded from them
 /// exist.
 pub(super) async fn receive(

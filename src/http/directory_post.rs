@@ -5,7 +5,6 @@ use std::pin::Pin;
 
 use bytes::Buf;
 use futures_util::Stream;
-use warp::http::header;
 use warp::reply::Response;
 
 use super::access::Ranges;
@@ -33,11 +32,7 @@ pub(super) async fn handle(
     negotiate::require_json(headers)?;
     let encoding = negotiate::body_encoding(headers)?;
     let bytes_max = api.limits.body_bytes_max.min(BODY_BYTES_MAX);
-    let length = headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > bytes_max) {
-        return Err(Problem::BodyTooLarge { bytes_max });
-    }
+    body::refuse_longer(headers, bytes_max)?;
     let (body, permit) = body::receive(api, headers, encoding, stream).await?;
     if body.len() > bytes_max {
         return Err(Problem::BodyTooLarge { bytes_max });
