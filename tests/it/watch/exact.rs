@@ -2,7 +2,7 @@
 //! while agents and the service are killed. Each byte of TCP payload is counted once, under the right names.
 //!
 //! The kernel forgets a socket when it ends. So what ends while no agent runs cannot be counted; here, connections are
-//! neither opened nor ended then, but go on sending.
+//! neither opened nor ended then, but keep sending.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -78,7 +78,7 @@ fn each_byte_is_counted_once_while_agents_are_killed() {
         agents[host - 1] = world.agent(host, &[]);
         kills += 1;
         std::fs::remove_file(world.path(&pause)).unwrap();
-        until("the host to go on", || !world.path(&paused).exists());
+        until("the host to resume", || !world.path(&paused).exists());
     }
     world.touch("stop");
     let mut expected: BTreeMap<(String, String), [u64; 2]> = BTreeMap::new();

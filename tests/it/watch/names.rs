@@ -120,7 +120,7 @@ fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
             service = world.service();
         }
         std::fs::remove_file(world.path("pause")).unwrap();
-        until("the hosts to go on", || {
+        until("the hosts to resume", || {
             (1..=HOSTS).all(|host| !world.path(format!("paused-{host}")).exists())
         });
     }

@@ -120,8 +120,7 @@ pub fn ensure_topics(
             return PartitionCount::try_from(count).map_err(invalid);
         }
         if Instant::now() >= deadline {
-            let why =
-                format!("{journal}, {owners} or {directory} have partitions without a leader");
+            let why = format!("{journal} and {owners} have partitions without a leader");
             return Err(KafkaError::Unavailable {
                 context: CONTEXT,
                 why,
