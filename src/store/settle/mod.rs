@@ -9,7 +9,9 @@
 //! settlement of several small hours has the cost of one.
 
 mod backlog;
+mod plan;
 mod recent;
+mod rewrite;
 mod staged;
 
 use std::collections::HashSet;
@@ -17,16 +19,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rocksdb::{ColumnFamily, DB};
 
-use super::codec;
-use super::error::{StoreError, with_context};
-use super::families::iterate;
-use super::tiers::{Span, SpanMerge, Tier};
+use super::error::StoreError;
+use super::tiers::Span;
 use super::{Inner, Step, StoreOptions};
 pub use backlog::Backlog;
 use flow::{Hour, HourRange};
 use recent::{RecentHours, RememberHours};
+pub(super) use rewrite::has_rows;
 pub(super) use staged::{StagedFiles, StagedRows};
 
 /// Interval between searches for cold hours.
@@ -35,21 +35,6 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 const LATE_FLUSH: Duration = Duration::from_secs(10);
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
-/// A settlement has at least this many bytes or [`HOURS_MIN`] hours...
-const BYTES_MIN: u64 = 4 << 20;
-const HOURS_MIN: usize = 64;
-/// ...and takes no further hour once it has this many bytes or hours.
-const BYTES_ENOUGH: u64 = 64 << 20;
-const HOURS_MAX: usize = 4096;
-/// Late rows of a settled hour are settled when they are one eighth of it or more (this is the denominator), or when
-/// those of all hours are [`BYTES_ENOUGH`].
-const LATE_FRACTION: u64 = 8;
-/// Hours of summed spans in one settlement: each has an iterator of its own while they are added to their spans.
-const IN_SPANS_MAX: usize = 32;
-/// Rows between checks whether the store is closing.
-const ROWS_PER_CHECK: u32 = 4096;
-/// Hours that are counted for [`Backlog::cold_hours`] beyond those of the next settlement.
-const COUNTED_HOURS_MAX: usize = 1000;
 
 /// Requests to the thread that settles, and the hours that are not cold.
 #[derive(Debug)]
@@ -67,43 +52,6 @@ struct State {
     is_closing: bool,
     /// When flows were last written to `flows`.
     written: Option<Instant>,
-}
-
-/// Hours to settle next.
-#[derive(Debug, Default)]
-struct SettlementPlan {
-    ranges: Vec<HourRange>,
-    hours: usize,
-    /// Hours whose rows are added to spans, too.
-    in_spans: usize,
-    bytes: u64,
-}
-
-impl SettlementPlan {
-    /// The first hours of it, at most so many.
-    fn first_hours(self, hours_max: usize) -> SettlementPlan {
-        let bytes_per_hour = self.bytes / self.hours.max(1) as u64;
-        let mut first = SettlementPlan::default();
-        let hours = self.ranges.iter().flat_map(|range| range.hours());
-        for hour in hours.take(hours_max) {
-            first.push(hour, bytes_per_hour, true);
-        }
-        first
-    }
-
-    fn push(&mut self, hour: Hour, bytes: u64, is_in_spans: bool) {
-        match self.ranges.last_mut() {
-            Some(range) if range.end() == hour.get() => *range = range.until(hour),
-            _ => self.ranges.push(hour.into()),
-        }
-        self.hours += 1;
-        self.in_spans += usize::from(is_in_spans);
-        self.bytes += bytes;
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes >= BYTES_ENOUGH || self.hours >= HOURS_MAX
-    }
 }
 
 /// Which hours to settle, and which spans to sum.
@@ -285,9 +233,7 @@ impl Inner {
         // Rows that are settled already must not be settled again.
         let last_drop = self.finish_and_see_drops()?;
         let plan = self.plan_settlement(scope, unreadable, being_summed, reserved)?;
-        let is_worth_it =
-            plan.bytes >= BYTES_MIN || plan.hours >= HOURS_MIN || plan.in_spans >= IN_SPANS_MAX;
-        if plan.hours == 0 || !is_worth_it && scope == SettleScope::Cold {
+        if plan.hours == 0 || !plan.is_worth_it() && scope == SettleScope::Cold {
             return Ok(false);
         }
         let start = Instant::now();
@@ -320,203 +266,6 @@ impl Inner {
         );
         Ok(true)
     }
-
-    /// The next hours in `flows` to settle, in ascending order. Counts the cold ones for operators.
-    fn plan_settlement(
-        &self,
-        scope: SettleScope,
-        unreadable: &HashSet<Hour>,
-        being_summed: &[Span],
-        reserved: u64,
-    ) -> Result<SettlementPlan, StoreError> {
-        const DOING: &str = "looking for cold hours";
-        let Some(settled) = self.settled() else {
-            return Ok(SettlementPlan::default());
-        };
-        let flows = self.flows()?;
-        let newest = self.tallies()?.newest();
-        let summed = self.summed()?;
-        let since = Instant::now().checked_sub(self.options.cold_after);
-        let is_due = |hour: Hour| {
-            let is_cold = || {
-                let is_recent = |since| self.settler.recent.lock().contains(hour, since);
-                newest.is_some_and(|newest| hour < newest) && !since.is_some_and(is_recent)
-            };
-            let is_being_summed = || being_summed.iter().any(|span| span.hours().contains(hour));
-            !unreadable.contains(&hour)
-                && !is_being_summed()
-                && (scope == SettleScope::All || is_cold())
-        };
-        // The disk has room for a second copy.
-        let bytes_max = self.health.room().saturating_sub(reserved) / 2;
-        let (mut plan, mut late) = (SettlementPlan::default(), SettlementPlan::default());
-        let (mut cold_hours, mut beyond) = (0, 0);
-        let mut rows = iterate(&self.db, flows, &[], &codec::META_PREFIX);
-        while let Some(key) = rows.key() {
-            let (hour, _) = codec::split_hour(key)?;
-            let (lower, upper) = codec::hour_bounds(hour);
-            if is_due(hour) {
-                let is_full = plan.is_full() || late.is_full();
-                if is_full && (scope == SettleScope::All || beyond == COUNTED_HOURS_MAX) {
-                    break;
-                }
-                let bytes = self.bytes_in(flows, &lower, &upper);
-                // Rows of an hour that is only in longer spans are added to those.
-                let is_thinned = hour < summed.finest.hours_from;
-                let is_late =
-                    is_thinned || self.bytes_in(settled, &lower, &upper) > LATE_FRACTION * bytes;
-                cold_hours += u64::from(!is_late);
-                if is_full {
-                    beyond += 1;
-                } else if bytes > bytes_max.saturating_sub(plan.bytes.max(late.bytes)) {
-                    if scope == SettleScope::All && plan.hours == 0 {
-                        return Err(StoreError::NoRoomToSettle { bytes: 2 * bytes });
-                    }
-                    tracing::debug!(hour = hour.get(), bytes, "no disk space to settle");
-                } else {
-                    let is_in_span = |tier: Tier| summed.contains(tier.span_of(hour));
-                    let is_in_spans = is_thinned || Tier::ALL.into_iter().any(is_in_span);
-                    match is_late && scope == SettleScope::Cold {
-                        true => late.push(hour, bytes, is_in_spans),
-                        false if is_in_spans && plan.in_spans == IN_SPANS_MAX => {}
-                        false => plan.push(hour, bytes, is_in_spans),
-                    }
-                }
-            }
-            rows.seek(upper);
-        }
-        rows.status().map_err(with_context(DOING))?;
-        if scope == SettleScope::Cold {
-            (self.settler).update_backlog(|backlog| backlog.cold_hours = cold_hours);
-        }
-        Ok(match late.is_full() {
-            true if late.in_spans > IN_SPANS_MAX => late.first_hours(IN_SPANS_MAX),
-            true => late,
-            false => plan,
-        })
-    }
-
-    /// Writes files with all rows that `flows` has of these hours. `None` if the store is closing, or if an hour cannot be
-    /// read.
-    fn rewrite(
-        &self,
-        ranges: &[HourRange],
-        unreadable: &mut HashSet<Hour>,
-    ) -> Result<Option<StagedFiles<'_>>, StoreError> {
-        let settled = self.settled().ok_or(StoreError::Closed)?;
-        let mut staged = StagedRows::new(self, "settled");
-        let mut rows_until_check = ROWS_PER_CHECK;
-        let mut end: Option<u32> = None;
-        let hours_from = self.summed()?.finest.hours_from;
-        let by_hour = ranges.iter().map(|range| range.since(hours_from));
-        for hour in by_hour.flat_map(HourRange::hours) {
-            let (lower, upper) = codec::hour_bounds(hour);
-            // A file must not span rows that are settled already: compaction would rewrite those with it.
-            if let Some(end) = end.replace(hour.get() + 1)
-                && end < hour.get()
-            {
-                let (from, to) = codec::range_bounds((end..hour.get()).into());
-                if has_rows(&self.db, settled, &from, &to)? {
-                    staged.end_file()?;
-                }
-            }
-            // Plain values are cheaper to read than operands of a merge.
-            let is_new = !has_rows(&self.db, settled, &lower, &upper)?;
-            let mut rows = iterate(&self.db, self.flows()?, &lower, &upper);
-            while let Some((key, value)) = rows.item() {
-                staged.write(key, value, is_new)?;
-                rows.next();
-                rows_until_check -= 1;
-                if rows_until_check == 0 {
-                    rows_until_check = ROWS_PER_CHECK;
-                    if self.settler.is_closing() {
-                        return Ok(None);
-                    }
-                }
-            }
-            if let Err(error) = rows.status() {
-                tracing::error!(hour = hour.get(), %error, "an hour cannot be read; run flowtally verify");
-                unreadable.insert(hour);
-                return Ok(None);
-            }
-        }
-        if let Some(span) = self.rewrite_spans(ranges, &mut staged)? {
-            let hours = ranges.iter().flat_map(|range| range.hours());
-            unreadable.extend(hours.filter(|hour| span.hours().contains(*hour)));
-            return Ok(None);
-        }
-        Ok(Some(staged.finish()?))
-    }
-
-    /// Adds the rows that `flows` has of these hours to the spans that are summed already, and to those that are kept
-    /// longer than the hours. Returns the first span whose rows cannot be read.
-    fn rewrite_spans(
-        &self,
-        ranges: &[HourRange],
-        staged: &mut StagedRows<'_>,
-    ) -> Result<Option<Span>, StoreError> {
-        let flows = self.flows()?;
-        let mut key = Vec::new();
-        let summed = self.summed()?;
-        let only_in_spans = ranges.iter().flat_map(|range| range.hours());
-        let only_in_spans = only_in_spans.take_while(|hour| *hour < summed.finest.hours_from);
-        let kept_longer =
-            only_in_spans.filter_map(|hour| Some(summed.finest.tier_of(hour)?.span_of(hour)));
-        let mut spans = summed.of_hours(ranges);
-        spans.extend(kept_longer);
-        let mut new = Vec::new();
-        for span in spans {
-            let of_span = ranges.iter().flat_map(|range| range.hours());
-            let of_span = of_span.filter(|hour| span.hours().contains(*hour));
-            let parts = of_span.map(|hour| {
-                let (lower, upper) = codec::hour_bounds(hour);
-                (iterate(&self.db, flows, &lower, &upper), codec::HOUR_BYTES)
-            });
-            let unreadable = |error: StoreError| {
-                tracing::error!(%span, %error, "late rows of a span cannot be read; run flowtally verify");
-                Ok(Some(span))
-            };
-            let mut merged = match SpanMerge::new(parts.collect()) {
-                Ok(merged) => merged,
-                Err(error) => return unreadable(error),
-            };
-            // As above, a file must not span other rows.
-            staged.end_file()?;
-            loop {
-                let (suffix, counters) = match merged.next() {
-                    Ok(Some(row)) => row,
-                    Ok(None) => break,
-                    Err(error) => return unreadable(error),
-                };
-                key.clear();
-                key.extend_from_slice(&codec::span_prefix(span));
-                key.extend_from_slice(suffix);
-                staged.write(&key, &codec::encode_counters(counters), false)?;
-            }
-            if !summed.contains(span) {
-                new.push(span);
-            }
-        }
-        staged.end_file()?;
-        for span in new {
-            staged.write_record(span)?;
-        }
-        staged.end_file()?;
-        Ok(None)
-    }
-}
-
-/// Whether there are keys from `lower` to `upper` (exclusive).
-pub(super) fn has_rows(
-    db: &DB,
-    family: &ColumnFamily,
-    lower: &[u8],
-    upper: &[u8],
-) -> Result<bool, StoreError> {
-    let rows = iterate(db, family, lower, upper);
-    rows.status()
-        .map_err(with_context("reading settled rows"))?;
-    Ok(rows.key().is_some())
 }
 
 #[cfg(test)]

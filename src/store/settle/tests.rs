@@ -3,10 +3,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::RngExt;
+use rocksdb::ColumnFamily;
 
+use super::plan::HOURS_MIN;
 use super::*;
 use crate::store::crash_copy::{self, CrashCopier};
-use crate::store::{Recovery, Selection, Step, Store, verify};
+use crate::store::families::iterate;
+use crate::store::tiers::Tier;
+use crate::store::{Recovery, Selection, Step, Store, codec, verify};
 use flow::{BatchBuilder, Counters};
 
 type Rows = BTreeMap<(Hour, Vec<u8>), (u64, u64)>;
