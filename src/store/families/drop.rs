@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::NumberedHours;
 use crate::store::error::{StoreError, with_context};
 use crate::store::staging::WRITING;
-use crate::store::tiers::Tier;
+use crate::store::tiers::{Span, Tier};
 use crate::store::{Inner, codec};
 use flow::HourRange;
 

@@ -9,10 +9,10 @@ use crate::store::error::{StoreError, with_context};
 use crate::store::families::iterate;
 use crate::store::tiers::{Span, SpanMerge};
 use crate::store::{Inner, codec};
-use flow::HourRange;
+use flow::{Hour, HourRange};
 
 /// Rows between checks whether the store is closing.
-const ROWS_PER_CHECK: u32 = 4096;
+pub(super) const ROWS_PER_CHECK: u32 = 4096;
 
 impl Inner {
     /// Writes files with all rows that `flows` has of these hours. `None` if the store is closing, or if an hour cannot be

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::ROWS_PER_CHECK;
+use super::rewrite::ROWS_PER_CHECK;
 use crate::store::Inner;
 use crate::store::codec;
 use crate::store::error::{StoreError, with_context};
