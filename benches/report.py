@@ -157,6 +157,15 @@ TABLES = {
             ("from start to ready, s", "ready_s", None),
         )
     ],
+    "An agent on a host with 10,000 open connections": [
+        ("CPU, % of a core", "watch.open_cpu_percent", None),
+        ("CPU while 1,000 others a second are opened and ended, % of a core", "watch.cpu_percent", 1),
+        ("the difference: CPU µs for each that ends", "watch.us_an_end", None),
+        ("memory, most, MiB", "watch.memory_mib", 30),
+        ("times that the kernel dropped messages about ends", "watch.lost_ends", 0),
+        ("bytes whose application was not found, %", "watch.unknown_percent", None),
+        ("sums at the service are what was moved, to the byte", "watch.exact", -1),
+    ],
     "Many nodes: writing, of one node over one broker, beside one process without Kafka": [
         (f"`{load.split('_')[0]}`, {connections} connections: {what}", f"cluster.{load}.{name}", target)
         for load, connections in (("fleet", 8), ("fleet_64_connections", 64), ("wide", 8))

@@ -1,5 +1,6 @@
 //! `flowtally-agent watch`: hosts are network namespaces, each with an agent of its own.
 
+mod bench;
 mod exact;
 mod names;
 mod network;

@@ -2,11 +2,10 @@
 //!
 //! A connection counts at the end that opened it. Its counters include the SYN and the FIN, which are not bytes.
 //! While a socket lives, its state tells whether the peer's FIN has arrived. The message about its end has no state, so
-//! there it is concluded from what is left: see [`has_received_fin`].
+//! there it is concluded from what is left: see [`Connection::has_received_fin`].
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +13,12 @@ use std::time::{Duration, Instant};
 use flow::Counters;
 
 use super::clock::{Span, now_ms};
+use super::connection::{Connection, Direction};
+use super::own::Verdict;
 use super::sock_diag::{SockDiag, State, TcpSocket};
+use super::tcp_info::TcpInfo;
+
+pub(super) use super::connection::NewBytes;
 
 /// How long a port on which nobody listens any more is remembered, for connections that were accepted there.
 const LISTENER_KEPT: Duration = Duration::from_secs(600);
@@ -22,43 +26,15 @@ const LISTENER_KEPT: Duration = Duration::from_secs(600);
 /// its peer has reset, and the message about its end, with all of its bytes, comes later.
 const UNLISTED_MAX: usize = 200_000;
 
-/// Which end of a connection a socket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    Outbound,
-    Inbound,
-}
-
-/// A socket that was seen.
+/// A connection whose socket has ended.
 #[derive(Debug)]
-struct Connection {
-    direction: Direction,
-    /// The name of the application that owns it; `None` until it is known.
-    app: Option<Arc<str>>,
-    /// The name of the other end, if the directory has given it one.
-    peer: Option<Arc<str>>,
-    /// The bytes that were counted.
-    counted: Counters,
-    has_received_fin: bool,
-    listed_at: Instant,
-}
-
-/// Bytes of a connection, with those that were not counted before.
-#[derive(Clone, Debug)]
-pub(super) struct NewBytes {
-    pub(super) cookie: u64,
-    /// The application that opened the connection; `None` if it is not known, as of a socket that was never seen alive.
-    pub(super) app: Option<Arc<str>>,
-    /// The name of the other end, if the directory has given it one.
-    pub(super) peer: Option<Arc<str>>,
-    /// The socket has ended, and was never seen alive.
-    pub(super) is_unseen: bool,
-    pub(super) remote: SocketAddr,
-    /// When the other end was heard last.
-    pub(super) heard: Span,
-    pub(super) bytes: Counters,
-    /// All bytes of the connection up to now.
-    pub(super) total: Counters,
+struct Ended {
+    socket: TcpSocket,
+    info: TcpInfo,
+    connection: Connection,
+    is_unseen: bool,
+    /// `None`: the kernel has to be asked.
+    has_received_fin: Option<bool>,
 }
 
 /// Ports on which sockets have stopped listening.
@@ -150,64 +126,73 @@ impl Connections {
     }
 
     /// Looks at all sockets. `app` finds the applications of sockets that have none yet; it gets all of these at once.
-    /// Calls `count` for each connection with new bytes.
+    /// Calls `count` for each connection with new bytes. What needs a process that was not looked for yet is counted with a
+    /// later look: the kernel's counters go on.
     pub(super) fn look(
         &mut self,
         kernel: &mut SockDiag,
-        app: impl FnOnce(&[TcpSocket]) -> Vec<Option<Arc<str>>>,
+        app: impl FnOnce(&[TcpSocket]) -> Vec<Verdict>,
         mut count: impl FnMut(NewBytes),
     ) -> io::Result<()> {
         let now = Instant::now();
-        let mut sockets = Vec::new();
         let from = now_ms();
+        // Those that need more than what is known already: few, unless the agent has just started.
+        let mut unknown = Vec::new();
+        let mut listed = 0;
         self.listening.clear();
-        kernel.dump(|socket| match socket.state {
-            State::Listening => {
+        kernel.dump(|socket| {
+            if socket.state == State::Listening {
                 self.listeners.insert(socket.local.port(), now);
                 self.listening.push(socket);
+                return;
             }
-            State::Opening | State::Ended => {}
-            State::Established | State::PeerHasFinished => sockets.push(socket),
+            // In `FIN_WAIT2`, the kernel also lists what is left of a socket that has ended.
+            let Some(info) = socket.info else { return };
+            listed += 1;
+            match self.connections.get_mut(&socket.cookie) {
+                Some(connection) if !connection.lacks_app(&socket) => {
+                    connection.list(&socket, now);
+                    if let Some(new) = connection.count_listed(&socket, &info, from) {
+                        count(new);
+                    }
+                }
+                _ => unknown.push((socket, info)),
+            }
         })?;
-        let at = Span { from, to: now_ms() };
-        self.looked_at = at;
+        let to = now_ms();
+        self.looked_at = Span { from, to };
         self.listeners
             .retain(|_, seen| now.duration_since(*seen) < LISTENER_KEPT);
-        let mut unknown = Vec::new();
-        for socket in &sockets {
+        let mut without_app = Vec::new();
+        for (socket, _) in &unknown {
             let direction = match self.connections.get(&socket.cookie) {
                 Some(connection) => connection.direction,
                 None => self.direction(socket),
             };
             let connection = self.connections.entry(socket.cookie);
             let connection = connection.or_insert_with(|| Connection::new(direction, now));
-            connection.listed_at = now;
-            connection.has_received_fin |= socket.state == State::PeerHasFinished;
-            let is_held = socket.inode != 0;
-            if direction == Direction::Outbound && connection.app.is_none() && is_held {
-                unknown.push(socket.clone());
+            connection.list(socket, now);
+            if connection.lacks_app(socket) {
+                without_app.push(socket.clone());
             }
         }
-        for (socket, app) in unknown.iter().zip(app(&unknown)) {
-            if let Some(connection) = self.connections.get_mut(&socket.cookie) {
-                connection.app = app;
+        let mut postponed = HashSet::new();
+        for (socket, verdict) in without_app.iter().zip(app(&without_app)) {
+            if verdict == Verdict::NeedsProcess {
+                postponed.insert(socket.cookie);
+            } else if let Some(connection) = self.connections.get_mut(&socket.cookie) {
+                connection.app = verdict.into_name();
             }
         }
-        for socket in &sockets {
-            let Some(connection) = self.connections.get_mut(&socket.cookie) else {
-                continue;
-            };
-            if connection.direction == Direction::Outbound
-                && let Some(info) = &socket.info
+        for (socket, info) in &unknown {
+            if !postponed.contains(&socket.cookie)
+                && let Some(connection) = self.connections.get_mut(&socket.cookie)
+                && let Some(new) = connection.count_listed(socket, info, from)
             {
-                let total = info.bytes(connection.has_received_fin);
-                let new = connection.count(socket, total, at.before(info.heard_ago));
-                if new.bytes != Counters::default() {
-                    count(new);
-                }
+                count(new);
             }
         }
-        self.forget_unlisted(now, sockets.len());
+        self.forget_unlisted(now, listed);
         Ok(())
     }
 
@@ -227,19 +212,22 @@ impl Connections {
     }
 
     /// Counts the last bytes of sockets that have ended: calls `count` for each that has carried bytes, new ones or not.
-    /// Returns whether messages about others were lost.
+    /// Leaves out connections to loopback addresses unless they are to be counted, `with_loopback`. Returns whether messages
+    /// about others were lost.
     pub(super) fn end(
         &mut self,
         kernel: &mut SockDiag,
+        with_loopback: bool,
         mut count: impl FnMut(NewBytes),
     ) -> io::Result<bool> {
-        let mut ended = Vec::new();
-        let now = now_ms();
-        let from = std::mem::replace(&mut self.ends_read_at, now);
-        let have_lost = kernel.read_destroyed(|socket| ended.push(socket))?;
+        let mut sockets = Vec::new();
+        let now = Instant::now();
+        let from = std::mem::replace(&mut self.ends_read_at, now_ms());
+        let have_lost = kernel.read_destroyed(|socket| sockets.push(socket))?;
         let at = Span { from, to: now_ms() };
         self.stopped.all |= have_lost;
-        for socket in ended {
+        let mut ended = Vec::new();
+        for socket in sockets {
             // Not connected: it may have listened.
             if socket.remote.port() == 0 {
                 self.stopped.ports.insert(socket.local.port());
@@ -247,16 +235,30 @@ impl Connections {
             let Some(info) = socket.info else { continue };
             let known = self.connections.remove(&socket.cookie);
             let is_unseen = known.is_none();
-            let mut connection =
-                known.unwrap_or_else(|| Connection::new(self.direction(&socket), Instant::now()));
-            if connection.direction == Direction::Inbound {
-                continue;
+            let connection = known.unwrap_or_else(|| Connection::new(self.direction(&socket), now));
+            if connection.direction == Direction::Outbound
+                && (with_loopback || !socket.remote.ip().is_loopback())
+            {
+                ended.push(Ended {
+                    has_received_fin: connection.has_received_fin(&socket, &info),
+                    socket,
+                    info,
+                    connection,
+                    is_unseen,
+                });
             }
-            let has_received_fin = connection.has_received_fin
-                || info.received > 0 && has_received_fin(kernel, &socket)?;
-            let heard = at.before(info.heard_ago);
-            let mut new = connection.count(&socket, info.bytes(has_received_fin), heard);
-            new.is_unseen = is_unseen;
+        }
+        let unclear = ended.iter().filter(|end| end.has_received_fin.is_none());
+        let unclear: Vec<&TcpSocket> = unclear.map(|end| &end.socket).collect();
+        let mut have_finished_first = kernel.have_finished_first(&unclear)?.into_iter();
+        for mut end in ended {
+            let has_received_fin = end
+                .has_received_fin
+                .or_else(|| have_finished_first.next().map(|is_first| !is_first));
+            let total = end.info.bytes(has_received_fin.unwrap_or_default());
+            let heard = at.before(end.info.heard_ago);
+            let mut new = end.connection.count(&end.socket, total, heard);
+            new.is_unseen = end.is_unseen;
             if new.total != Counters::default() {
                 count(new);
             }
@@ -284,58 +286,6 @@ impl Connections {
     }
 }
 
-impl Connection {
-    fn new(direction: Direction, now: Instant) -> Connection {
-        Connection {
-            direction,
-            app: None,
-            peer: None,
-            counted: Counters::default(),
-            has_received_fin: false,
-            listed_at: now,
-        }
-    }
-
-    /// Counts the bytes that are new. `total` has all bytes of the connection so far.
-    fn count(&mut self, socket: &TcpSocket, total: Counters, heard: Span) -> NewBytes {
-        let before = self.counted;
-        self.counted = Counters {
-            tx: before.tx.max(total.tx),
-            rx: before.rx.max(total.rx),
-        };
-        NewBytes {
-            cookie: socket.cookie,
-            app: self.app.clone(),
-            peer: self.peer.clone(),
-            is_unseen: false,
-            remote: socket.remote,
-            heard,
-            bytes: Counters {
-                tx: self.counted.tx - before.tx,
-                rx: self.counted.rx - before.rx,
-            },
-            total: self.counted,
-        }
-    }
-}
-
-/// Whether the bytes that a socket received include the FIN of its peer, when it has ended.
-///
-/// - The peer has not acknowledged a FIN of this end: the connection was reset. The peer had not finished before, as far
-///   as is known.
-/// - Something is unread: the FIN, since a socket with unread bytes is reset when it is closed.
-/// - This end waits in `TIME_WAIT` or `FIN_WAIT2`: it was closed first, and the FIN arrives, or has arrived, there.
-/// - Otherwise the program has read up to the FIN, and then closed this end.
-fn has_received_fin(kernel: &mut SockDiag, socket: &TcpSocket) -> io::Result<bool> {
-    let Some(info) = socket.info else {
-        return Ok(false);
-    };
-    if info.unsent > 0 || info.not_bytes(0).is_some_and(|not_bytes| not_bytes < 2) {
-        return Ok(false);
-    }
-    Ok(socket.unread > 0 || !kernel.has_finished_first(socket)?)
-}
-
 /// The local ports that the system chooses from for outbound connections.
 fn ephemeral_ports() -> RangeInclusive<u16> {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
@@ -349,31 +299,11 @@ fn ephemeral_ports() -> RangeInclusive<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tcp_info::TcpInfo;
-    use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
 
-    fn socket(port: u16, acked: u64, may_have_finished: bool) -> TcpSocket {
-        TcpSocket {
-            cookie: 1,
-            local: SocketAddr::from(([10, 0, 0, 1], port)),
-            interface: 0,
-            remote: SocketAddr::from(([10, 0, 0, 2], 443)),
-            state: State::Established,
-            may_have_finished,
-            user: 0,
-            inode: 1,
-            cgroup: None,
-            unread: 0,
-            unacked: 0,
-            info: Some(TcpInfo {
-                acked,
-                received: 300,
-                sent: Some(100),
-                unsent: 0,
-                heard_ago: 5,
-            }),
-        }
-    }
+    use super::super::connection::tests::socket;
+    use super::*;
 
     #[test]
     fn a_connection_counts_at_the_end_that_has_opened_it() {
@@ -396,22 +326,62 @@ mod tests {
         }
     }
 
+    /// Its bytes are counted with a later look, each once.
     #[test]
-    fn bytes_count_once() {
-        let counted = Counters { tx: 40, rx: 100 };
-        let mut connections = Connections::new([(1, counted)]);
-        let socket = socket(50000, 101, false);
-        let connection = connections.connections.get_mut(&1).unwrap();
-        let total = Counters { tx: 100, rx: 300 };
-        let heard = Span { from: 90, to: 95 };
-        let new = connection.count(&socket, total, heard);
-        assert_eq!(new.heard, heard);
-        assert_eq!(new.bytes, Counters { tx: 60, rx: 200 });
-        assert_eq!(new.total, total);
-        assert_eq!(
-            connection.count(&socket, total, heard).bytes,
-            Counters::default()
-        );
-        assert_eq!(connections.counted().collect::<Vec<_>>(), [(1, total)]);
+    fn what_waits_for_its_process_is_not_counted_yet() {
+        let Ok(mut kernel) = SockDiag::open() else {
+            println!("watch: NOT TESTED, the kernel does not tell about sockets");
+            return;
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut near = TcpStream::connect(address).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        near.write_all(b"12345").unwrap();
+        far.read_exact(&mut [0; 5]).unwrap();
+        // It acknowledges them.
+        far.write_all(b"1").unwrap();
+        near.read_exact(&mut [0]).unwrap();
+        let mut connections = Connections::new([]);
+        let mut look = |verdict: Verdict| {
+            let mut counted = Vec::new();
+            let app = |sockets: &[TcpSocket]| vec![verdict; sockets.len()];
+            let count = |new: NewBytes| {
+                if new.remote == address {
+                    counted.push((new.app, new.bytes.tx, new.bytes.rx));
+                }
+            };
+            connections.look(&mut kernel, app, count).unwrap();
+            counted
+        };
+        let app: Arc<str> = "a".into();
+        assert_eq!(look(Verdict::NeedsProcess), []);
+        assert_eq!(look(Verdict::Name(app.clone())), [(Some(app), 5, 1)]);
+        assert_eq!(look(Verdict::NoRule), []);
+        assert!(connections.listening().iter().any(|of| of.local == address));
+
+        let mut end = || {
+            let mut ended = Vec::new();
+            let count = |new: NewBytes| {
+                if new.remote == address {
+                    ended.push(new.total);
+                }
+            };
+            connections.end(&mut kernel, true, count).unwrap();
+            ended
+        };
+        drop(far);
+        assert_eq!(near.read(&mut [0]).unwrap(), 0);
+        drop(near);
+        let began = Instant::now();
+        let ended = loop {
+            let ended = end();
+            if !ended.is_empty() {
+                break ended;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(ended, [Counters { tx: 5, rx: 1 }]);
     }
 }

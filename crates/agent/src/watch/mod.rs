@@ -8,15 +8,18 @@
 //!
 //! - [`sock_diag`] asks the kernel for all sockets, and gets a message about each one that ends; [`tcp_info`] has their
 //!   counters; [`namespaces`] are the network namespaces of the host.
-//! - [`connections`] tells which end opened a connection, and which bytes are new.
+//! - [`connections`] tells which end opened a connection, and which bytes are new; [`connection`] is one of them.
 //! - [`own`] names the applications of this host, [`destinations`] those at the other ends: by a table, and by the
 //!   directory at the service, which each agent tells about its own [`addresses`].
-//! - [`Sums`] are the bytes since the last report. [`saved`] keeps what was counted in step with the spool.
+//! - [`Sums`] are the bytes since the last report. [`saved`] keeps what was counted in step with the spool, [`ended`] what
+//!   has ended since.
 
 mod addresses;
 mod clock;
+mod connection;
 mod connections;
 mod destinations;
+mod ended;
 mod namespaces;
 mod netlink;
 mod own;
@@ -36,8 +39,10 @@ use rustix::io::Errno;
 
 use self::connections::NewBytes;
 use self::destinations::{Destination, Destinations, agent_id};
+use self::ended::{Ended, EndedWaits};
 use self::own::{OwnNames, RulesError};
-use self::saved::{Ended, EndedWaits, Saved, SavedError};
+use self::saved::{Saved, SavedError};
+use self::sock_diag::TcpSocket;
 use self::totals::{MetricsFile, Totals};
 use self::watched::Namespaces;
 use crate::arguments::Watch;
@@ -50,8 +55,6 @@ use crate::report::{
 
 /// The time between two looks at all sockets.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// The messages about connections that end are read at once, and then together for so long: many at a time cost less.
-const ENDS_INTERVAL: Duration = Duration::from_millis(20);
 /// With the directory, the kernel is asked so often whether anything happened: that bounds when it was.
 const QUIET_INTERVAL: Duration = Duration::from_millis(100);
 /// Ends that wait to be noted while the disk is full. The oldest are dropped: they are counted, unless the agent is killed.
@@ -197,10 +200,12 @@ impl Watcher {
 
     /// At the first start: what connections have carried before does not count, since nobody knows in which hour that was.
     fn begin(&mut self) -> Result<(), WatchError> {
+        self.own.begin_look(true);
         for (namespace, watched) in self.namespaces.iter_mut() {
             let own = &mut self.own;
             let (kernel, connections) = (&mut watched.kernel, &mut watched.connections);
-            let looked = connections.look(kernel, |sockets| own.of(namespace, sockets), |_| {});
+            let app = |sockets: &[TcpSocket]| own.of_connections(namespace, sockets);
+            let looked = connections.look(kernel, app, |_| {});
             looked.map_err(WatchError::Kernel)?;
         }
         Ok(self.saved.begin(self.namespaces.counted())?)
@@ -209,17 +214,18 @@ impl Watcher {
     fn run(&mut self, mut signalled: &UnixStream) -> Result<(), WatchError> {
         // Agents that start at the same time do not report at the same time.
         let mut report_at = Instant::now() + jittered(self.interval, 0.0);
-        self.look()?;
+        self.look(false)?;
         loop {
             let next_hour = Instant::now() + Duration::from_secs(SECONDS_PER_HOUR) - since_hour();
             let look_at = next_hour.min(self.looked_at + LOOK_INTERVAL);
             // No signal is missed: it is in the pipe.
-            std::thread::sleep(ENDS_INTERVAL.saturating_sub(self.ended_at.elapsed()));
+            let pause = self.ends_interval().saturating_sub(self.ended_at.elapsed());
+            std::thread::sleep(pause.min(look_at.saturating_duration_since(Instant::now())));
             self.wait(look_at.min(report_at), signalled)?;
             let is_ending = signalled.read(&mut [0; 64]).is_ok();
             self.end()?;
             if Instant::now() >= look_at || is_ending {
-                self.look()?;
+                self.look(is_ending)?;
             }
             self.name_destinations(is_ending);
             let is_full = self.sums.len() >= PAIRS_OF_A_REPORT && !self.is_spool_full;
@@ -239,6 +245,13 @@ impl Watcher {
         }
     }
 
+    /// How long messages about connections that end may wait, to be read together.
+    fn ends_interval(&self) -> Duration {
+        let namespaces = self.namespaces.iter();
+        let intervals = namespaces.map(|watched| watched.kernel.ends_interval());
+        intervals.min().unwrap_or_default()
+    }
+
     /// Waits until a socket has ended, an address has changed, a signal has arrived, or the time has come.
     fn wait(&self, until: Instant, signalled: &UnixStream) -> Result<(), WatchError> {
         let mut fds = vec![PollFd::new(signalled, PollFlags::IN)];
@@ -250,7 +263,8 @@ impl Watcher {
         let kernels = kernels.flatten();
         fds.extend(kernels.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left.min(self.quiet_interval)).ok();
+        let quiet = (self.quiet_interval).saturating_sub(self.ended_at.elapsed());
+        let timeout = Timespec::try_from(left.min(quiet)).ok();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(WatchError::Kernel(error.into())),
@@ -258,11 +272,12 @@ impl Watcher {
     }
 
     /// Looks at all sockets. The bytes since the last look belong to the hour that it was in.
-    fn look(&mut self) -> Result<(), WatchError> {
+    fn look(&mut self, is_last: bool) -> Result<(), WatchError> {
         // After a suspension, which stops the other clock, the bytes are more likely of the time after it.
         if since_epoch().saturating_sub(self.looked_at_since_epoch) > 2 * LOOK_INTERVAL {
             self.hour = hour_now();
         }
+        self.own.begin_look(is_last || self.hour != hour_now());
         self.destinations.reload();
         self.namespaces.update().map_err(WatchError::Kernel)?;
         let mut new_bytes = Vec::new();
@@ -272,7 +287,7 @@ impl Watcher {
             watched.update_addresses();
             let looked = watched.connections.look(
                 &mut watched.kernel,
-                |sockets| own.of(namespace, sockets),
+                |sockets| own.of_connections(namespace, sockets),
                 |bytes| new_bytes.push((namespace, bytes)),
             );
             looked.map_err(WatchError::Kernel)?;
@@ -286,6 +301,7 @@ impl Watcher {
         self.looked_at = Instant::now();
         self.looked_at_since_epoch = since_epoch();
         self.totals.looks += 1;
+        self.totals.postponed_names = self.own.postponed;
         self.write_metrics();
         Ok(())
     }
@@ -294,11 +310,11 @@ impl Watcher {
     fn end(&mut self) -> Result<(), WatchError> {
         self.ended_at = Instant::now();
         let mut new_bytes = Vec::new();
+        let with_loopback = self.with_loopback;
         for (namespace, watched) in self.namespaces.iter_mut() {
             watched.update_addresses();
-            let ended = watched.connections.end(&mut watched.kernel, |bytes| {
-                new_bytes.push((namespace, bytes))
-            });
+            let add = |bytes| new_bytes.push((namespace, bytes));
+            let ended = (watched.connections).end(&mut watched.kernel, with_loopback, add);
             self.totals.lost_ends += u64::from(ended.map_err(WatchError::Kernel)?);
         }
         for (namespace, bytes) in new_bytes {

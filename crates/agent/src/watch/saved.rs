@@ -4,7 +4,7 @@
 //! DIR/lock            held by the agent that uses the directory
 //! DIR/counted         the bytes of each connection that are in reports
 //! DIR/counted.next    the same, including the report that is being stored
-//! DIR/ended-NUMBER    connections that ended since report NUMBER, one JSON object a line
+//! DIR/ended-NUMBER    connections that ended since report NUMBER, as [`ended`] has them
 //! DIR/spool/          the reports that the service has not accepted yet
 //! ```
 //!
@@ -17,26 +17,23 @@
 //! sockets either, and what was not in a report is lost.
 
 use std::collections::HashMap;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Write as _};
-use std::net::SocketAddr;
+use std::fs::{self, TryLockError};
+use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use flow::Counters;
 use serde::{Deserialize, Serialize};
 
-use super::clock::Span;
 use super::destinations::{Waited, Waiter};
+use super::ended::{self, EndedFile};
 use crate::delivery::spool_holds;
 use crate::durable::{self, DirLock, OutOfSpace};
 
-/// While no report can be stored, connections that end are noted up to this size. They are counted nevertheless, unless the
-/// agent is killed.
-const ENDED_BYTES_MAX: u64 = 64 << 20;
-/// The format of the files. Version 1 had nothing that waits.
-const VERSION: u32 = 2;
+pub(super) use super::ended::Ended;
+
+/// The format of the files. Version 1 had nothing that waits; up to version 2, `ended-NUMBER` had lines.
+const VERSION: u32 = 3;
 const VERSIONS: RangeInclusive<u32> = 1..=VERSION;
 
 /// A socket: the inode of its network namespace, and its cookie. Unique until the system restarts.
@@ -56,30 +53,6 @@ struct Counted {
     /// Bytes that are counted and not in a report: they wait for the name of their destination.
     #[serde(default)]
     waiting: Vec<(Waiter, Waited)>,
-}
-
-/// A line of `ended-NUMBER`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Ended {
-    pub(super) namespace: u64,
-    pub(super) cookie: u64,
-    pub(super) src_app: Arc<str>,
-    pub(super) dest_app: Arc<str>,
-    pub(super) hour: u32,
-    /// All bytes of the connection.
-    pub(super) bytes_tx: u64,
-    pub(super) bytes_rx: u64,
-    /// `dest_app` is not known yet: the bytes wait for its name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) waits: Option<EndedWaits>,
-}
-
-/// An end whose destination has no name yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct EndedWaits {
-    pub(super) remote: SocketAddr,
-    /// When the other end was heard last.
-    pub(super) heard: Span,
 }
 
 /// The error of a directory that cannot be used.
@@ -112,7 +85,7 @@ pub(super) struct Saved {
     dir: PathBuf,
     boot_id: String,
     report: u64,
-    ended: Option<File>,
+    ended: Option<EndedFile>,
     _lock: DirLock,
 }
 
@@ -162,7 +135,15 @@ impl Saved {
         }
         let counted = read(&saved.counted())?;
         let is_first = counted.is_none();
-        let counted = counted.unwrap_or_default();
+        let mut counted = counted.unwrap_or_default();
+        if !is_first && counted.version < VERSION {
+            // An agent of before would take what this one notes for damage. Without room, nothing can be noted either.
+            counted.version = VERSION;
+            match write(&saved.counted(), &counted) {
+                Err(error) if error.is_out_of_space() => {}
+                written => written?,
+            }
+        }
         saved.report = counted.report;
         saved.remove_other_ended().map_err(at)?;
         let connections = counted.connections.into_iter();
@@ -172,7 +153,7 @@ impl Saved {
                 .map(|(namespace, cookie, tx, rx)| ((namespace, cookie), Counters { tx, rx }))
                 .collect(),
             // Also those from before a restart of the system: their bytes were sent.
-            ended: read_ended(&saved.ended_path(saved.report)).map_err(at)?,
+            ended: ended::read(&saved.ended_path(saved.report)).map_err(at)?,
             waiting: counted.waiting,
             is_same_boot: counted.boot_id == saved.boot_id,
         };
@@ -205,32 +186,11 @@ impl Saved {
             return Ok(());
         }
         let path = self.ended_path(self.report);
-        let mut lines = Vec::new();
-        for line in ended {
-            serde_json::to_writer(&mut lines, line).map_err(|error| SavedError::Io {
-                path: path.clone(),
-                error: error.into(),
-            })?;
-            lines.push(b'\n');
-        }
-        let mut write = || {
-            if self.ended.is_none() {
-                let file = File::options().append(true).create(true).open(&path)?;
-                self.ended = Some(file);
-            }
-            let Some(file) = &mut self.ended else {
-                return Ok(());
-            };
-            let length = file.metadata()?.len();
-            if length >= ENDED_BYTES_MAX {
-                return Ok(());
-            }
-            file.write_all(&lines).inspect_err(|_| {
-                // A part of it would be glued to the next line.
-                let _best_effort = file.set_len(length);
-            })
+        let noted = match &mut self.ended {
+            Some(file) => file.push(ended),
+            None => EndedFile::open(&path).and_then(|file| self.ended.insert(file).push(ended)),
         };
-        write().map_err(|error| SavedError::Io { path, error })
+        noted.map_err(|error| SavedError::Io { path, error })
     }
 
     /// Prepares the next report: from its key, the bytes that are counted with it, and those of them that it lacks,
@@ -251,15 +211,7 @@ impl Saved {
                 .collect(),
             waiting,
         };
-        let path = self.next();
-        let write = || {
-            let json = serde_json::to_vec(&counted)?;
-            durable::write(&path, &path.with_extension("tmp"), &json)
-        };
-        write().map_err(|error| SavedError::Io {
-            path: path.clone(),
-            error,
-        })
+        write(&self.next(), &counted)
     }
 
     /// Undoes [`prepare`](Saved::prepare), if the report was not stored.
@@ -323,6 +275,18 @@ impl Restored {
     }
 }
 
+/// Writes `counted` or `counted.next`.
+fn write(path: &Path, counted: &Counted) -> Result<(), SavedError> {
+    let write = || {
+        let json = serde_json::to_vec(counted)?;
+        durable::write(path, &path.with_extension("tmp"), &json)
+    };
+    write().map_err(|error| SavedError::Io {
+        path: path.to_owned(),
+        error,
+    })
+}
+
 fn read(path: &Path) -> Result<Option<Counted>, SavedError> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -346,33 +310,14 @@ fn read(path: &Path) -> Result<Option<Counted>, SavedError> {
     }
 }
 
-/// The lines of a file that may not exist. The last line may be cut, if its write was interrupted; it is removed.
-fn read_ended(path: &Path) -> io::Result<Vec<Ended>> {
-    let mut text = match fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        read => read?,
-    };
-    let whole = text
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |at| at + 1);
-    if whole < text.len() {
-        File::options()
-            .write(true)
-            .open(path)?
-            .set_len(whole as u64)?;
-        text.truncate(whole);
-    }
-    let lines = text.split(|byte| *byte == b'\n');
-    let lines = lines.filter(|line| !line.is_empty());
-    // It is not synced: a power failure may leave something else in it.
-    Ok(lines
-        .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::net::SocketAddr;
+
+    use super::super::clock::Span;
+    use super::super::ended::EndedWaits;
     use super::*;
 
     const SOCKET: SocketId = (1, 2);
@@ -443,7 +388,7 @@ mod tests {
             .append(true)
             .open(saved.ended_path(1))
             .unwrap();
-        file.write_all(b"{\"namespace\":1,\"coo").unwrap();
+        file.write_all(&[0xe5, 90, 0, 0, 0, 7]).unwrap();
         drop(saved);
         for _ in 0..2 {
             let (mut saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
@@ -487,16 +432,56 @@ mod tests {
 
     /// As agents before the directory have written it.
     #[test]
-    fn a_state_of_version_1_is_read() {
+    fn a_state_of_version_1_is_read_and_continued() {
         let dir = tempfile::tempdir().unwrap();
         let counted = "{\"version\":1,\"boot_id\":\"boot\",\"report\":4,\"key\":\"k\",\"connections\":[[1,2,10,20]]}";
         fs::write(dir.path().join("counted"), counted).unwrap();
         let ended = "{\"namespace\":1,\"cookie\":3,\"src_app\":\"a\",\"dest_app\":\"b\",\"hour\":7,\"bytes_tx\":5,\"bytes_rx\":0}\n";
         fs::write(dir.path().join("ended-4"), ended).unwrap();
-        let (_saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        let (mut saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
         assert_eq!(restored.counted[&SOCKET], Counters { tx: 10, rx: 20 });
         assert_eq!(restored.ended, [self::ended(3, 5)]);
         assert!(restored.waiting.is_empty() && restored.is_same_boot);
+        // Those agents refuse it from now on.
+        let counted = fs::read_to_string(dir.path().join("counted")).unwrap();
+        assert!(counted.contains("\"version\":3"), "{counted}");
+        saved.note_ended(&[self::ended(4, 6)]).unwrap();
+        drop(saved);
+        let (mut saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        assert_eq!(restored.ended, [self::ended(3, 5), self::ended(4, 6)]);
+        // With the next report, its lines are gone.
+        store(&saved, "k2");
+        saved.complete().unwrap();
+        drop(saved);
+        let (_saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        assert_eq!(restored.ended, []);
+        assert!(!dir.path().join("ended-4").exists());
+    }
+
+    /// As agents have written it until ends were noted in batches.
+    #[test]
+    fn a_state_of_version_2_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let waited = "{\"remote\":\"10.0.0.7:80\",\"since\":5,\"moments\":[{\"from\":3,\"to\":4}],\"bytes\":[[\"a\",7,1,2]]}";
+        let counted = format!(
+            "{{\"version\":2,\"boot_id\":\"boot\",\"report\":4,\"key\":\"k\",\"connections\":[[1,2,10,20]],\
+             \"waiting\":[[{{\"Socket\":[1,2]}},{waited}]]}}"
+        );
+        fs::write(dir.path().join("counted"), counted).unwrap();
+        let ended = "{\"namespace\":1,\"cookie\":2,\"src_app\":\"a\",\"dest_app\":\"\",\"hour\":7,\"bytes_tx\":15,\"bytes_rx\":20,\
+             \"waits\":{\"remote\":\"10.0.0.7:80\",\"heard\":{\"from\":3,\"to\":4}}}\n";
+        fs::write(dir.path().join("ended-4"), ended).unwrap();
+        let (_saved, restored) = Saved::open(dir.path(), "boot".into()).unwrap();
+        let remote: SocketAddr = "10.0.0.7:80".parse().unwrap();
+        let heard = Span { from: 3, to: 4 };
+        let waited = (Waiter::Socket(SOCKET), Waited::example(remote, heard));
+        assert_eq!(restored.waiting, [waited]);
+        let ended = Ended {
+            dest_app: "".into(),
+            waits: Some(EndedWaits { remote, heard }),
+            ..self::ended(2, 5)
+        };
+        assert_eq!(restored.ended, [ended]);
     }
 
     #[test]
@@ -543,8 +528,8 @@ mod tests {
             ("x", "expected value"),
             ("{\"version\":1}", "missing field"),
             (
-                "{\"version\":3,\"boot_id\":\"b\",\"report\":1,\"key\":\"k\",\"connections\":[]}",
-                "its version is 3",
+                "{\"version\":4,\"boot_id\":\"b\",\"report\":1,\"key\":\"k\",\"connections\":[]}",
+                "its version is 4",
             ),
         ] {
             fs::write(dir.path().join("counted"), content).unwrap();

@@ -15,6 +15,8 @@ pub(super) struct Totals {
     pub(super) bytes_rx: u64,
     /// Of applications of this host that are not known.
     pub(super) unattributed_bytes: u64,
+    /// Times that a connection without a name was left for a later look.
+    pub(super) postponed_names: u64,
     /// Times that messages about ends were lost.
     pub(super) lost_ends: u64,
 }
@@ -98,6 +100,11 @@ impl MetricsFile {
                 "unnamed_bytes_total",
                 "Bytes whose destination is neither in the table of --apps nor claimed by another agent.",
                 destinations.unnamed_bytes,
+            ),
+            (
+                "postponed_names_total",
+                "Times that a connection waited for a later look, which may search the processes for its application.",
+                totals.postponed_names,
             ),
             (
                 "lost_ends_total",

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use self::cgroups::Cgroups;
 use self::facts::Facts;
-use self::rules::{Rules, Verdict};
+use self::processes::Processes;
+use self::rules::Rules;
 use super::sock_diag::TcpSocket;
 
-pub(super) use rules::RulesError;
+pub(super) use rules::{RulesError, Verdict};
 
 /// The name of connections whose application is not known.
 const UNKNOWN: &str = "unknown";
@@ -30,6 +31,11 @@ const RECENT_MAX: usize = 20_000;
 pub(super) struct OwnNames {
     rules: Rules,
     cgroups: Cgroups,
+    processes: Processes,
+    /// Whether processes may be searched at this look.
+    may_search: bool,
+    /// Times that a connection had to wait for that.
+    pub(super) postponed: u64,
     users: HashMap<u32, Option<Arc<str>>>,
     /// By namespace and endpoint.
     recent: HashMap<(u64, SocketAddr), Recent>,
@@ -50,14 +56,42 @@ impl OwnNames {
         Ok(OwnNames {
             rules: Rules::open(rules)?,
             cgroups: Cgroups::default(),
+            processes: Processes::default(),
+            may_search: true,
+            postponed: 0,
             users: HashMap::new(),
             recent: HashMap::new(),
             unknown: UNKNOWN.into(),
         })
     }
 
+    /// To be called before each look at all namespaces. Processes are searched in it if the search before was long enough
+    /// ago for what it has cost, or if the names cannot wait, `must_search`.
+    pub(super) fn begin_look(&mut self, must_search: bool) {
+        self.may_search = must_search || self.processes.are_due();
+    }
+
+    /// The applications of connections of a network namespace, or that they need a process and are to be asked for again at
+    /// the next look.
+    pub(super) fn of_connections(&mut self, namespace: u64, sockets: &[TcpSocket]) -> Vec<Verdict> {
+        let verdicts = self.verdicts(namespace, sockets, self.may_search);
+        let waits = |verdict: &&Verdict| **verdict == Verdict::NeedsProcess;
+        self.postponed += verdicts.iter().filter(waits).count() as u64;
+        verdicts
+    }
+
     /// The applications of sockets of a network namespace; `None` where no rule fits.
     pub(super) fn of(&mut self, namespace: u64, sockets: &[TcpSocket]) -> Vec<Option<Arc<str>>> {
+        let verdicts = self.verdicts(namespace, sockets, true).into_iter();
+        verdicts.map(Verdict::into_name).collect()
+    }
+
+    fn verdicts(
+        &mut self,
+        namespace: u64,
+        sockets: &[TcpSocket],
+        may_search: bool,
+    ) -> Vec<Verdict> {
         if sockets.is_empty() {
             return Vec::new();
         }
@@ -70,38 +104,38 @@ impl OwnNames {
             port: Some(socket.remote.port()).filter(|port| *port != 0),
         };
         let all: Vec<Facts> = sockets.iter().map(|socket| facts(self, socket)).collect();
-        let mut names: Vec<_> = all.iter().map(|facts| self.rules.name(facts)).collect();
+        let mut verdicts: Vec<_> = all.iter().map(|facts| self.rules.name(facts)).collect();
         let wanted = |verdict: &Verdict| matches!(verdict, Verdict::NeedsProcess);
-        if names.iter().any(wanted) {
-            let inodes = sockets.iter().zip(&names);
-            let inodes = inodes.filter(|(_, name)| wanted(name));
-            let processes = processes::of_sockets(inodes.map(|(socket, _)| socket.inode).collect());
-            for ((socket, name), mut facts) in sockets.iter().zip(&mut names).zip(all) {
-                if !wanted(name) {
+        if may_search && verdicts.iter().any(wanted) {
+            let inodes = sockets.iter().zip(&verdicts);
+            let inodes = inodes.filter(|(_, verdict)| wanted(verdict));
+            let inodes = inodes.map(|(socket, _)| socket.inode).collect();
+            let found = self.processes.of_sockets(inodes);
+            for ((socket, verdict), mut facts) in sockets.iter().zip(&mut verdicts).zip(all) {
+                if !wanted(verdict) {
                     continue;
                 }
-                if let Some(process) = processes.get(&socket.inode) {
+                if let Some(process) = found.get(&socket.inode) {
                     if facts.cgroup.is_none() {
                         facts.cgroup = self.cgroups.of_path(&process.cgroup);
                     }
                     facts.process = Some(process.clone());
                 }
-                *name = self.rules.name_finally(&facts);
+                *verdict = self.rules.name_finally(&facts);
             }
         }
-        let names: Vec<_> = names.into_iter().map(Verdict::into_name).collect();
-        for (socket, name) in sockets.iter().zip(&names) {
-            if let Some(name) = name
+        for (socket, verdict) in sockets.iter().zip(&verdicts) {
+            if let Verdict::Name(name) = verdict
                 && socket.remote.port() != 0
             {
                 self.remember(namespace, socket.remote, name);
             }
         }
-        names
+        verdicts
     }
 
-    /// The application of a connection whose socket was not seen alive: the only one that has connected to this
-    /// endpoint recently, or unknown.
+    /// The application of a connection whose socket was not seen alive, or not for long enough: the only one that has
+    /// connected to this endpoint recently, or unknown.
     pub(super) fn of_unseen(&self, namespace: u64, remote: SocketAddr) -> Arc<str> {
         let recent = self.recent.get(&(namespace, remote));
         let recent = recent.filter(|recent| recent.seen_at.elapsed() < RECENT);

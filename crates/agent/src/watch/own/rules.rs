@@ -104,7 +104,7 @@ pub(super) struct Rules {
 
 /// The outcome for one socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in super::super) enum Verdict {
     Name(Arc<str>),
     /// A rule asks about the process, which was not looked for.
     NeedsProcess,
@@ -112,7 +112,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    pub(super) fn into_name(self) -> Option<Arc<str>> {
+    pub(in super::super) fn into_name(self) -> Option<Arc<str>> {
         match self {
             Verdict::Name(name) => Some(name),
             Verdict::NeedsProcess | Verdict::NoRule => None,
