@@ -1,6 +1,10 @@
 //! All metrics, with their names and meanings. Each is updated where the event happens. In Prometheus's terms:
 //! counters only increase, gauges are current values, and histograms are of times in seconds.
 
+mod traffic;
+
+pub use traffic::{Traffic, TrafficHour, TrafficPair};
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -25,6 +29,7 @@ struct AllMetrics {
     ingest: Ingest,
     store: Store,
     directory: Directory,
+    traffic: Traffic,
     cluster: Cluster,
 }
 
@@ -140,6 +145,10 @@ impl Metrics {
         &self.all.directory
     }
 
+    pub fn traffic(&self) -> &Traffic {
+        &self.all.traffic
+    }
+
     pub fn cluster(&self) -> &Cluster {
         &self.all.cluster
     }
@@ -226,6 +235,7 @@ impl Default for AllMetrics {
             ingest: Ingest::new(&registrar),
             store: Store::new(&registrar),
             directory: Directory::new(&registrar),
+            traffic: registrar.register(Traffic::new()),
             cluster: Cluster::new(&registrar),
             registry: registrar.0,
         }
