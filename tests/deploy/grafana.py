@@ -130,6 +130,11 @@ def check_prometheus(stack):
             values = ask(stack, f"label/{found[2]}/values", **{"match[]": dashboards.promql(found[1])})
             assert values, variable["definition"]
 
+    # The example of the manual.
+    (example,) = re.findall(r"^```promql\n(.*?)^```$", (ROOT / "docs/grafana.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert names_in(example.replace("_bytes", "_bytes{}")) <= now_there, example
+    ask(stack, "query", query=example.replace("100e9", "1"))["result"][0]
+
     def evaluated():
         groups = ask(stack, "rules")["groups"]
         of_groups = [rule for group in groups for rule in group["rules"]]

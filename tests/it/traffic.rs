@@ -112,6 +112,52 @@ fn metrics_show_the_newest_hour_of_a_day() {
     until_shown(&daemon, 9, &pairs, other_lines(0, 0));
 }
 
+/// Each node shows the largest pairs of its own partitions; together, the nodes have all bytes once.
+#[cfg(feature = "kafka")]
+#[test]
+fn nodes_share_the_metrics_of_traffic() {
+    use crate::cluster::post;
+    use crate::kafka::BROKER;
+    use crate::nodes::{Node, until_answered};
+
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = ["a", "b"].map(|name| {
+        let mut node = Node::new(&BROKER.addresses, "traffic-metrics", name, dir.path());
+        node.more = vec!["--traffic-metrics".into(), "3".into()];
+        node
+    });
+    let daemons = nodes.each_ref().map(Node::start);
+    for daemon in &daemons {
+        until_answered(&daemon.client, "/hours");
+    }
+    let over = HourUnit::clock_hour() - 3;
+    let pairs: Vec<_> = (1..=20).map(|n| (format!("s{n}"), n)).collect();
+    let flows: Vec<_> = pairs
+        .iter()
+        .map(|(name, bytes)| TestFlow::new(over, name, "d", "v", *bytes, 0))
+        .collect();
+    post(&daemons[0].client, "traffic", &flows);
+    let sent = |line: &&String| line.contains("direction=\"tx\"");
+    let value = |line: &String| line.rsplit(' ').next()?.parse::<u64>().ok();
+    until(
+        "the nodes to show all bytes once, and the largest pairs",
+        || {
+            let lines = daemons.each_ref().map(shown).concat();
+            let bytes: u64 = lines.iter().filter(sent).filter_map(value).sum();
+            let largest = pairs[17..].iter();
+            let mut largest =
+                largest.flat_map(|(name, bytes)| pair_lines([name, "d", "v"], *bytes, 0));
+            bytes == 210 && largest.all(|line| lines.contains(&line))
+        },
+    );
+    for daemon in &daemons {
+        let lines = shown(daemon);
+        let pairs = lines.iter().filter(sent);
+        let pairs = pairs.filter(|line| line.contains("src_app="));
+        assert!(pairs.count() <= 3, "{lines:#?}");
+    }
+}
+
 #[test]
 fn there_are_no_metrics_of_traffic_unless_they_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
