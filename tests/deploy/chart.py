@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import tomllib
 
 import yaml
 
@@ -125,6 +126,8 @@ def check_pod(objects):
 
 def main():
     directory, binary = map(pathlib.Path, sys.argv[1:])
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == version, "appVersion is not that of Cargo.toml"
     variants = sorted(path.stem for path in VARIANTS.glob("*.yaml"))
     assert len(variants) == 5, variants
     for name in variants:
