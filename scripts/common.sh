@@ -67,15 +67,15 @@ need_jars() {
   ) 9>"$2/lock"
 }
 
-# promtool without Prometheus, which is in the same package: with systemd, installing the package would start it.
+# promtool and Prometheus. Their package is not installed: with systemd, that would start Prometheus.
 need_promtool() {
   export PATH="$PATH:$CARGO_TARGET_DIR/tools/bin"
-  command -v promtool >/dev/null && return
+  command -v promtool >/dev/null && command -v prometheus >/dev/null && return
   if ! command -v apt-get >/dev/null; then
-    echo "this is not a Debian-like system; put promtool, of Prometheus, into the PATH" >&2
+    echo "this is not a Debian-like system; put prometheus and promtool into the PATH" >&2
     exit 1
   fi
-  echo "unpacking: promtool" >&2
+  echo "unpacking: prometheus, promtool" >&2
   local unpacked
   unpacked=$(mktemp -d)
   (
@@ -83,6 +83,31 @@ need_promtool() {
     apt-get download prometheus || { [ "$(id -u)" -eq 0 ] && apt-get update && apt-get download prometheus; }
     dpkg-deb -x prometheus_*.deb .
   ) >&2
-  install -D "$unpacked/usr/bin/promtool" "$CARGO_TARGET_DIR/tools/bin/promtool"
+  install -D -t "$CARGO_TARGET_DIR/tools/bin" "$unpacked/usr/bin/prometheus" "$unpacked/usr/bin/promtool"
   rm -r "$unpacked"
+}
+
+# python_with PACKAGE==VERSION…: prints the path of a Python with these packages, in a virtual environment of their own.
+python_with() {
+  need python3 python3-venv
+  local venv
+  venv="$CARGO_TARGET_DIR/python-$(printf '%s\n' "$@" | sha256sum | cut -c 1-12)"
+  if [ ! -e "$venv/ready" ]; then
+    rm -rf "$venv"
+    { python3 -m venv "$venv" && "$venv/bin/pip" install -q "$@" && touch "$venv/ready"; } >&2
+  fi
+  echo "$venv/bin/python"
+}
+
+# go_module MODULE@VERSION: prints the directory of its files, which the Go module proxy has. Nothing is compiled.
+go_module() {
+  (cd / && go mod download -json "$1") | python3 -c 'import json, sys; print(json.load(sys.stdin)["Dir"])'
+}
+
+# go_tool PACKAGE@VERSION: builds a command, once for each version, and prints its path.
+go_tool() {
+  local directory
+  directory="$CARGO_TARGET_DIR/tools/go/$(tr '/@' '__' <<<"$1")"
+  [ -n "$(ls "$directory" 2>/dev/null)" ] || (cd / && GOBIN="$directory" go install "$1") >&2
+  ls "$directory"/*
 }

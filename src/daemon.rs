@@ -19,6 +19,7 @@ use crate::query::QueryLimits;
 use crate::service::{self, Health, Mode, OpenError};
 use crate::store::{StoreError, StoreOptions};
 use crate::telemetry::Metrics;
+use crate::traffic::TrafficMetrics;
 
 /// Maximum wait of a request for memory that other requests hold; then it gets a 503.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -65,6 +66,8 @@ pub struct Config {
     pub queries_max: usize,
     /// Maximum memory of all bodies, in bytes.
     pub inflight_bytes_max: usize,
+    /// Maximum number of pairs of applications in the metrics of traffic; `None`: there are no such metrics.
+    pub traffic_pairs_max: Option<usize>,
     /// Maximum time for requests in progress at shutdown.
     pub shutdown_timeout: Duration,
 }
@@ -166,6 +169,13 @@ pub async fn run(
     let mut chores = JoinSet::new();
     chores.spawn(reload(api.clone(), config.reload.clone()));
     chores.spawn(end_idle_backups(api.clone()));
+    let traffic_stop = CancellationToken::new();
+    let traffic = config.traffic_pairs_max.map(|pairs_max| {
+        let traffic = TrafficMetrics::new(pairs_max, config.metrics.clone());
+        let api = api.clone();
+        tokio::spawn(traffic.run(move || api.service().cloned(), traffic_stop.clone()))
+    });
+    let traffic_stop = traffic_stop.drop_guard();
     let mut opened = None;
     let mut writes_failed = None;
     let stop = async {
@@ -196,6 +206,10 @@ pub async fn run(
     let aborted = http::serve(listener, api.clone(), stop, config.shutdown_timeout).await;
     // No task may hold the store after this function returns.
     chores.shutdown().await;
+    drop(traffic_stop);
+    if let Some(traffic) = traffic {
+        let _a_panic_is_printed = traffic.await;
+    }
     let opened = match opened {
         Some(Ok(result)) => result?,
         _ => return Err(DaemonError::Panicked),

@@ -21,6 +21,8 @@
 //!
 //! [`http`] is the API: routes, formats, errors as problem documents, connections.
 //!
+//! [`traffic`] shows the largest pairs of applications as metrics, if that is wanted.
+//!
 //! [`config`] holds arguments, environment and file as validated values, [`telemetry`] has the log and the metrics,
 //! [`notify`] reports the service's state to systemd, `pem` reads certificates, [`daemon`] connects all of it and owns
 //! the order of start and stop, and [`cli`] has one file or directory for each subcommand.
@@ -36,6 +38,7 @@ pub mod query;
 pub mod service;
 
 pub mod http;
+pub mod traffic;
 
 pub mod config;
 pub mod notify;

@@ -137,6 +137,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
         directory_bytes_max: memory.directory_bytes_max,
         queries_max: memory.queries_max,
         inflight_bytes_max: memory.inflight_bytes_max,
+        traffic_pairs_max: arguments.traffic_metrics.map(usize::from),
         shutdown_timeout: arguments.shutdown_timeout,
     };
     let shutdown = async move {

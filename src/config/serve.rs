@@ -216,6 +216,16 @@ pub struct Serve {
     )]
     pub query_time_max: Duration,
 
+    /// Show the N pairs of applications with the most bytes in the newest complete hour as metrics, with their names as
+    /// labels, for Prometheus. Each hour may have other pairs, so Prometheus gets up to 2 × N new series an hour.
+    #[arg(
+        long,
+        env = "FLOWTALLY_TRAFFIC_METRICS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=500)
+    )]
+    pub traffic_metrics: Option<u16>,
+
     #[command(flatten)]
     pub cluster: super::Cluster,
 

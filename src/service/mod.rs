@@ -34,7 +34,7 @@ use crate::telemetry::Metrics;
 use flow::directory::DirectoryRequest;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
-use flow::{Batch, Hour, HourRange, IdempotencyKey, Totals};
+use flow::{Batch, Hour, HourRange, IdempotencyKey, Partition, Totals};
 
 /// The result of committing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +93,12 @@ pub trait Service: Debug + Send + Sync {
 
     /// The newest hour that has flows; `None` if there is none, or it is not known.
     fn newest_hour(&self) -> Option<Hour>;
+
+    /// The partitions whose rows this node can read itself, for queries that need no other node; `None` if there is only
+    /// one store.
+    fn readable_partitions(&self) -> Option<Vec<Partition>> {
+        None
+    }
 
     /// The receipt or note under each of these idempotency keys. Blocks on the disk.
     fn receipts(&self, keys: &[IdempotencyKey]) -> Result<Vec<Option<ReceiptInfo>>, ServiceError>;

@@ -14,7 +14,7 @@ struct Module {
     crates: &'static [&'static str],
 }
 
-const TABLE: [Module; 14] = [
+const TABLE: [Module; 15] = [
     Module {
         name: "telemetry",
         may: &[],
@@ -108,6 +108,12 @@ const TABLE: [Module; 14] = [
         ],
     },
     Module {
+        name: "traffic",
+        may: &["query", "service", "telemetry"],
+        agent: &[],
+        crates: &[],
+    },
+    Module {
         name: "config",
         may: &["service", "store"],
         agent: &["arguments", "terminal", "units"],
@@ -123,6 +129,7 @@ const TABLE: [Module; 14] = [
             "service",
             "store",
             "telemetry",
+            "traffic",
         ],
         agent: &[],
         crates: &[],

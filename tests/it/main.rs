@@ -83,6 +83,7 @@ mod terminal;
 mod tiers;
 mod top;
 mod torn;
+mod traffic;
 mod verify;
 mod wait;
 mod watch;

@@ -18,7 +18,7 @@ use crate::store::StoreError;
 use flow::directory::DirectoryRequest;
 use flow::query::text::BadQuery;
 use flow::query::{HoursQuery, Query};
-use flow::{Batch, Hour, HourRange, IdempotencyKey, ReceiptInfo, Totals};
+use flow::{Batch, Hour, HourRange, IdempotencyKey, Partition, ReceiptInfo, Totals};
 
 impl Service for ClusterNode {
     fn commit(
@@ -48,6 +48,14 @@ impl Service for ClusterNode {
     /// The newest hour of the local partitions: an hour's flows are spread over all partitions, so it is that of all.
     fn newest_hour(&self) -> Option<Hour> {
         self.state.local.newest_hour()
+    }
+
+    fn readable_partitions(&self) -> Option<Vec<Partition>> {
+        let (local, progress) = (&self.state.local, self.state.progress());
+        let readable = progress
+            .iter()
+            .filter(|(partition, progress)| local.readable(**partition, progress).is_some());
+        Some(readable.map(|(partition, _)| *partition).collect())
     }
 
     fn receipts(&self, _keys: &[IdempotencyKey]) -> Result<Vec<Option<ReceiptInfo>>, ServiceError> {

@@ -3,6 +3,7 @@
 
 mod registrar;
 mod store;
+mod traffic;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use prometheus::{
 };
 use registrar::{Registrar, powers_of_two, time_buckets};
 pub use store::Store;
+pub use traffic::{Traffic, TrafficHour, TrafficPair};
 
 /// All metrics of one service. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,7 @@ struct AllMetrics {
     ingest: Ingest,
     store: Store,
     directory: Directory,
+    traffic: Traffic,
     cluster: Cluster,
 }
 
@@ -101,6 +104,10 @@ impl Metrics {
         &self.all.directory
     }
 
+    pub fn traffic(&self) -> &Traffic {
+        &self.all.traffic
+    }
+
     pub fn cluster(&self) -> &Cluster {
         &self.all.cluster
     }
@@ -138,6 +145,7 @@ impl Default for AllMetrics {
             ingest: Ingest::new(&registrar),
             store: Store::new(&registrar),
             directory: Directory::new(&registrar),
+            traffic: registrar.register(Traffic::new()),
             cluster: Cluster::new(&registrar),
             registry: registrar.0,
         }

@@ -2,6 +2,7 @@
 
 mod hours;
 pub mod text;
+mod time;
 mod types;
 
 pub use hours::{HourRow, HourTotals, HoursQuery};

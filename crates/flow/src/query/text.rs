@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use super::time::Time;
 use super::{Columns, HoursQuery, Query, Sort, SortBy};
 use crate::{Field, Hour, HourRange, NAME_BYTES_MAX};
 
@@ -32,8 +33,8 @@ pub fn parse_hours(query: &str) -> Result<HoursQuery, BadQuery> {
     let (mut from, mut to, mut step, mut partial) = (None, None, None, None);
     for (name, value) in parse(query)? {
         match &*name {
-            "from" => set(&mut from, &name, parse_hour(&name, &value)?)?,
-            "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
+            "from" => set(&mut from, &name, parse_start(&name, &value)?)?,
+            "to" => set(&mut to, &name, parse_end(&name, &value)?)?,
             "step" => set(&mut step, &name, integer(&name, &value, 1, Hour::MAX)?)?,
             "partial" => set(&mut partial, &name, flag(&name, &value)?)?,
             "" if value.is_empty() => {}
@@ -112,10 +113,9 @@ pub fn parse_flows_upto(query: &str, limit_max: usize) -> Result<Query, BadQuery
     let mut asked = Query::all_of(HourRange::ALL);
     for (name, value) in parse(query)? {
         match &*name {
-            "hour" => set(&mut hour, &name, parse_hour(&name, &value)?)?,
-            "from" => set(&mut from, &name, parse_hour(&name, &value)?)?,
-            // The end is exclusive, so it need not be a valid hour.
-            "to" => set(&mut to, &name, integer(&name, &value, 0, u32::MAX)?)?,
+            "hour" => set(&mut hour, &name, parse_start(&name, &value)?)?,
+            "from" => set(&mut from, &name, parse_start(&name, &value)?)?,
+            "to" => set(&mut to, &name, parse_end(&name, &value)?)?,
             "search" => set(&mut asked.filter.search, &name, value.into())?,
             "group_by" => set(&mut group_by, &name, columns(&value)?)?,
             "step" => set(&mut step, &name, integer(&name, &value, 1, Hour::MAX)?)?,
@@ -341,6 +341,26 @@ pub fn set<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), BadQuery
 pub fn parse_hour(name: &str, value: &str) -> Result<Hour, BadQuery> {
     let number = integer(name, value, 0, Hour::MAX)?;
     Hour::new(u64::from(number)).ok_or_else(|| bad(format!("there is no hour {number}")))
+}
+
+/// A number, or the hour of a time.
+fn parse_start(name: &str, value: &str) -> Result<Hour, BadQuery> {
+    match Time::parse(value).and_then(|time| Hour::new(time.hour.into())) {
+        Some(hour) => Ok(hour),
+        None => parse_hour(name, value).map_err(or_a_time),
+    }
+}
+
+/// A number, or the first hour that does not begin before a time. It is exclusive, so it need not be a valid hour.
+fn parse_end(name: &str, value: &str) -> Result<u32, BadQuery> {
+    match Time::parse(value) {
+        Some(time) => Ok(time.hour + u32::from(time.is_within)),
+        None => integer(name, value, 0, u32::MAX).map_err(or_a_time),
+    }
+}
+
+fn or_a_time(BadQuery(why): BadQuery) -> BadQuery {
+    bad(format!("{why}, or a time in UTC such as 2026-11-29T10:00Z"))
 }
 
 pub fn integer<T>(name: &str, value: &str, min: T, max: T) -> Result<T, BadQuery>
