@@ -1,5 +1,7 @@
 //! `flowtally-agent watch`: hosts are network namespaces, each with an agent of its own.
 
 mod exact;
+mod limits;
 mod names;
 mod network;
+mod restarts;

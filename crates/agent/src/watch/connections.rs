@@ -4,7 +4,7 @@
 //! While a socket lives, its state tells whether the peer's FIN has arrived. The message about its end has no state, so
 //! there it is concluded from what is left: see [`has_received_fin`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -15,6 +15,7 @@ use flow::Counters;
 
 use super::clock::{Span, now_ms};
 use super::sock_diag::{SockDiag, State, TcpSocket};
+use super::stopped::StoppedListeners;
 
 /// How long a port on which nobody listens any more is remembered, for connections that were accepted there.
 const LISTENER_KEPT: Duration = Duration::from_secs(600);
@@ -61,20 +62,6 @@ pub(super) struct NewBytes {
     pub(super) total: Counters,
 }
 
-/// Ports on which sockets have stopped listening.
-#[derive(Debug, Default)]
-pub(super) struct StoppedListeners {
-    pub(super) ports: HashSet<u16>,
-    /// It is not known which.
-    pub(super) all: bool,
-}
-
-impl StoppedListeners {
-    pub(super) fn contain(&self, port: u16) -> bool {
-        self.all || self.ports.contains(&port)
-    }
-}
-
 /// The connections of a namespace.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -83,7 +70,7 @@ pub(super) struct Connections {
     listeners: HashMap<u16, Instant>,
     /// The sockets that listened at the last look, and when that was.
     listening: Vec<TcpSocket>,
-    /// Ports on which a socket has stopped listening since the last look; all of them, if messages were lost.
+    /// Those that have stopped since the last look.
     stopped: StoppedListeners,
     looked_at: Span,
     /// All messages about ends from before this time were read.
@@ -124,7 +111,7 @@ impl Connections {
         &self.listening
     }
 
-    /// The ports on which a socket has stopped listening since the last call.
+    /// The sockets that may have stopped listening since the last call.
     pub(super) fn take_stopped(&mut self) -> StoppedListeners {
         std::mem::take(&mut self.stopped)
     }
@@ -238,11 +225,13 @@ impl Connections {
         let from = std::mem::replace(&mut self.ends_read_at, now);
         let have_lost = kernel.read_destroyed(|socket| ended.push(socket))?;
         let at = Span { from, to: now_ms() };
-        self.stopped.all |= have_lost;
+        if have_lost {
+            self.stopped.lose(at.to);
+        }
         for socket in ended {
             // Not connected: it may have listened.
             if socket.remote.port() == 0 {
-                self.stopped.ports.insert(socket.local.port());
+                self.stopped.add(socket.local.port(), socket.cookie, at.to);
             }
             let Some(info) = socket.info else { continue };
             let known = self.connections.remove(&socket.cookie);
@@ -357,6 +346,7 @@ mod tests {
             cookie: 1,
             local: SocketAddr::from(([10, 0, 0, 1], port)),
             interface: 0,
+            is_v6_only: false,
             remote: SocketAddr::from(([10, 0, 0, 2], 443)),
             state: State::Established,
             may_have_finished,

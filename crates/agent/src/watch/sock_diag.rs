@@ -64,6 +64,8 @@ pub(super) struct TcpSocket {
     pub(super) local: SocketAddr,
     /// That the socket is bound to, or 0.
     pub(super) interface: u32,
+    /// It listens, and takes no connections of IPv4.
+    pub(super) is_v6_only: bool,
     pub(super) remote: SocketAddr,
     pub(super) state: State,
     /// This end has sent its FIN, or may have.
@@ -89,6 +91,7 @@ impl From<InetResponse> for TcpSocket {
             cookie: u64::from_ne_bytes(id.cookie),
             local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
             interface: id.interface_id,
+            is_v6_only: false,
             remote: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
             state: State::from_number(header.state),
             // All but ESTABLISHED and CLOSE_WAIT.
@@ -103,6 +106,7 @@ impl From<InetResponse> for TcpSocket {
         for attribute in &response.nlas {
             match attribute {
                 Nla::TcpInfo(bytes) => socket.info = TcpInfo::parse(bytes),
+                Nla::SkV6Only(is_only) => socket.is_v6_only = *is_only,
                 Nla::Other(other) if other.kind() == CGROUP_ID => socket.cgroup = number(other),
                 _ => {}
             }
