@@ -131,8 +131,8 @@ fn each_byte_is_counted_once_while_agents_are_killed() {
     println!("{} pairs, {kills} kills", expected.len());
 }
 
-/// Adds bytes to those of their pair. Hosts that are not in the table are one: the directory names them, except for what
-/// was moved while their agents were killed.
+/// Adds bytes to those of their pair. Hosts that are not in the table are one: the directory names them, but maybe not all
+/// that was moved while their agents were killed.
 fn add(sums: &mut BTreeMap<(String, String), [u64; 2]>, src: String, dest: &str, bytes: [u64; 2]) {
     let number = dest
         .strip_prefix("app-")

@@ -2,5 +2,7 @@
 
 mod bench;
 mod exact;
+mod limits;
 mod names;
 mod network;
+mod restarts;

@@ -1,6 +1,8 @@
 //! Hosts as network namespaces on one bridge, each with an agent of its own.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +12,13 @@ use crate::wait::until;
 
 /// How long a connection takes at most to end after both sides were closed, on a busy machine.
 pub(super) const END_TIME: Duration = Duration::from_secs(1);
+/// Serves and connects.
+const SERVERS: &str = include_str!("servers.py");
+/// Times that an agent looks, after the traffic: until then, everything has its name.
+const LOOKS: u64 = 3;
+
+/// Bytes that `servers.py` has sent and received, by address and the host that has answered.
+pub(super) type Moved = BTreeMap<String, BTreeMap<String, [u64; 2]>>;
 
 /// Network namespaces on one bridge.
 pub(super) struct Network {
@@ -86,6 +95,15 @@ pub(super) fn address(number: usize) -> String {
     format!("10.77.0.{}", number + 1)
 }
 
+/// An address that no host has from the beginning.
+pub(super) fn floating(number: usize) -> String {
+    format!("10.77.1.{}", number + 1)
+}
+
+pub(super) fn add<'a>(bytes: impl Iterator<Item = &'a [u64; 2]>) -> [u64; 2] {
+    bytes.fold([0, 0], |sum, bytes| [sum[0] + bytes[0], sum[1] + bytes[1]])
+}
+
 /// A process that is killed when it is dropped.
 pub(super) struct Killed(pub(super) Child);
 
@@ -97,6 +115,14 @@ impl Killed {
     pub(super) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
+    }
+
+    /// What `servers.py` prints at its end.
+    pub(super) fn moved(&mut self) -> Moved {
+        let mut line = String::new();
+        let mut out = BufReader::new(self.0.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
     }
 }
 
@@ -114,6 +140,23 @@ pub(super) struct World {
 }
 
 impl World {
+    /// Hosts whose applications are named `app-1` and so on. That of the service, which has no agent, is in the table.
+    /// `None` if this user may not make namespaces.
+    pub(super) fn new(prefix: &str, hosts: usize) -> Option<World> {
+        let world = World {
+            network: Network::new(prefix, hosts)?,
+            dir: tempfile::tempdir().unwrap(),
+        };
+        for host in 1..=hosts {
+            let rule = format!("[[app]]\nname = \"app-{host}\"\n");
+            std::fs::write(world.path(format!("rules-{host}")), rule).unwrap();
+        }
+        let apps = format!("address,app\n{}:8080,service\n", address(0));
+        std::fs::write(world.path("apps"), apps).unwrap();
+        std::fs::write(world.path("servers.py"), SERVERS).unwrap();
+        Some(world)
+    }
+
     pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -150,11 +193,91 @@ impl World {
             .then(|| String::from_utf8(answer.stdout).unwrap())
     }
 
+    /// Starts `servers.py` on a host, which connects to these addresses.
+    pub(super) fn servers(&self, host: usize, targets: &[String]) -> Killed {
+        let mut command = self.network.command(host, "python3");
+        command
+            .arg(self.path("servers.py"))
+            .arg(host.to_string())
+            .arg(self.dir.path());
+        Killed::spawn(command.args(targets).stdout(Stdio::piped()))
+    }
+
+    /// Waits until these hosts have made a file of this name and their number.
+    pub(super) fn until_all(&self, name: &str, hosts: RangeInclusive<usize>) {
+        until(format!("all hosts to be {name}"), || {
+            hosts
+                .clone()
+                .all(|host| self.path(format!("{name}-{host}")).exists())
+        });
+    }
+
+    /// Ends the pause of `servers.py` on these hosts.
+    pub(super) fn resume(&self, hosts: RangeInclusive<usize>) {
+        std::fs::remove_file(self.path("pause")).unwrap();
+        until("the hosts to resume", || {
+            hosts
+                .clone()
+                .all(|host| !self.path(format!("paused-{host}")).exists())
+        });
+    }
+
+    /// Gives a floating address to a host, or takes it away.
+    pub(super) fn change_address(&self, change: &str, number: usize, host: usize) {
+        let namespace = self.network.namespace(host);
+        let address = floating(number);
+        let command = format!("-n {namespace} addr {change} {address}/16 dev eth0");
+        assert!(ip(&command), "{command}");
+    }
+
+    /// Makes all hosts forget who had the address.
+    pub(super) fn flush_neighbours(&self, hosts: usize, number: usize) {
+        for host in 1..=hosts {
+            let namespace = self.network.namespace(host);
+            let _there_may_be_none = ip(&format!(
+                "-n {namespace} neigh flush to {}",
+                floating(number)
+            ));
+        }
+    }
+
+    /// A metric of a host's agent, as of its last look.
+    pub(super) fn metric(&self, host: usize, name: &str) -> Option<u64> {
+        let text = std::fs::read_to_string(self.path(format!("metrics-{host}"))).ok()?;
+        let mut values = text.lines().filter_map(|line| {
+            let value = line.strip_prefix(name)?.strip_prefix(' ')?;
+            value.trim().parse().ok()
+        });
+        values.next()
+    }
+
+    pub(super) fn claims(&self, host: usize) -> u64 {
+        self.metric(host, "flowtally_agent_claims").unwrap_or(0)
+    }
+
+    /// Waits until the agents have named all bytes that were moved before.
+    pub(super) fn until_named(&self, hosts: RangeInclusive<usize>) {
+        let looks = |host| self.metric(host, "flowtally_agent_looks_total");
+        let looked: Vec<_> = hosts.map(|host| (host, looks(host).unwrap_or(0))).collect();
+        until("everything to have a name", || {
+            let waiting = |host| self.metric(host, "flowtally_agent_waiting_connections");
+            looked.iter().all(|(host, before)| {
+                looks(*host).is_some_and(|looks| looks >= before + LOOKS)
+                    && waiting(*host) == Some(0)
+            })
+        });
+    }
+
     /// Starts the agent of a host, and waits until it has looked at all sockets.
     pub(super) fn agent(&self, host: usize, arguments: &[&str]) -> Killed {
+        let command = self.network.command(host, Daemon::binary());
+        self.agent_by(command, host, arguments)
+    }
+
+    /// The same, by a command that runs the program.
+    pub(super) fn agent_by(&self, mut command: Command, host: usize, arguments: &[&str]) -> Killed {
         let metrics = self.path(format!("metrics-{host}"));
         let _there_may_be_none = std::fs::remove_file(&metrics);
-        let mut command = self.network.command(host, Daemon::binary());
         command.args(["agent", "watch", "--interval", "1", "--url"]);
         command.arg(format!("http://{}:8080", address(0)));
         for (flag, file) in [

@@ -143,6 +143,7 @@ pub(super) mod tests {
             cookie: 1,
             local: SocketAddr::from(([10, 0, 0, 1], port)),
             interface: 0,
+            is_v6_only: false,
             remote: SocketAddr::from(([10, 0, 0, 2], 443)),
             state: State::Established,
             may_have_finished,

@@ -4,7 +4,7 @@
 //! While a socket lives, its state tells whether the peer's FIN has arrived. The message about its end has no state, so
 //! there it is concluded from what is left: see [`Connection::has_received_fin`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::clock::{Span, now_ms};
 use super::connection::{Connection, Direction};
 use super::own::Verdict;
 use super::sock_diag::{SockDiag, State, TcpSocket};
+use super::stopped::StoppedListeners;
 use super::tcp_info::TcpInfo;
 
 pub(super) use super::connection::NewBytes;
@@ -37,20 +38,6 @@ struct Ended {
     has_received_fin: Option<bool>,
 }
 
-/// Ports on which sockets have stopped listening.
-#[derive(Debug, Default)]
-pub(super) struct StoppedListeners {
-    pub(super) ports: HashSet<u16>,
-    /// It is not known which.
-    pub(super) all: bool,
-}
-
-impl StoppedListeners {
-    pub(super) fn contain(&self, port: u16) -> bool {
-        self.all || self.ports.contains(&port)
-    }
-}
-
 /// The connections of a namespace.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -59,7 +46,7 @@ pub(super) struct Connections {
     listeners: HashMap<u16, Instant>,
     /// The sockets that listened at the last look, and when that was.
     listening: Vec<TcpSocket>,
-    /// Ports on which a socket has stopped listening since the last look; all of them, if messages were lost.
+    /// Those that have stopped since the last look.
     stopped: StoppedListeners,
     looked_at: Span,
     /// All messages about ends from before this time were read.
@@ -100,7 +87,7 @@ impl Connections {
         &self.listening
     }
 
-    /// The ports on which a socket has stopped listening since the last call.
+    /// The sockets that may have stopped listening since the last call.
     pub(super) fn take_stopped(&mut self) -> StoppedListeners {
         std::mem::take(&mut self.stopped)
     }
@@ -225,12 +212,14 @@ impl Connections {
         let from = std::mem::replace(&mut self.ends_read_at, now_ms());
         let have_lost = kernel.read_destroyed(|socket| sockets.push(socket))?;
         let at = Span { from, to: now_ms() };
-        self.stopped.all |= have_lost;
+        if have_lost {
+            self.stopped.lose(at.to);
+        }
         let mut ended = Vec::new();
         for socket in sockets {
             // Not connected: it may have listened.
             if socket.remote.port() == 0 {
-                self.stopped.ports.insert(socket.local.port());
+                self.stopped.add(socket.local.port(), socket.cookie, at.to);
             }
             let Some(info) = socket.info else { continue };
             let known = self.connections.remove(&socket.cookie);

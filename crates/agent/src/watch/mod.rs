@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - [`sock_diag`] asks the kernel for all sockets, and gets a message about each one that ends; [`tcp_info`] has their
-//!   counters; [`namespaces`] are the network namespaces of the host.
+//!   counters; [`namespaces`] are the network namespaces of the host, as many as [`files`] permits.
 //! - [`connections`] tells which end opened a connection, and which bytes are new; [`connection`] is one of them.
 //! - [`own`] names the applications of this host, [`destinations`] those at the other ends: by a table, and by the
 //!   directory at the service, which each agent tells about its own [`addresses`].
@@ -20,11 +20,13 @@ mod connection;
 mod connections;
 mod destinations;
 mod ended;
+mod files;
 mod namespaces;
 mod netlink;
 mod own;
 mod saved;
 mod sock_diag;
+mod stopped;
 mod tcp_info;
 mod totals;
 mod vpc;
@@ -38,14 +40,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use self::connections::NewBytes;
-use self::destinations::{Destination, Destinations, agent_id};
+use self::destinations::{Destination, Destinations};
 use self::ended::{Ended, EndedWaits};
+use self::files::FileLimit;
 use self::own::{OwnNames, RulesError};
 use self::saved::{Saved, SavedError};
 use self::sock_diag::TcpSocket;
 use self::totals::{MetricsFile, Totals};
 use self::watched::Namespaces;
-use crate::arguments::Watch;
+use crate::arguments::{NamespaceSelection, Watch};
 use crate::command::{connect, eprint_line, signals};
 use crate::delivery::{SendError, Sender};
 use crate::report::{
@@ -125,6 +128,10 @@ struct Watcher {
 
 impl Watcher {
     fn open(arguments: &Watch) -> Result<Watcher, WatchError> {
+        let files = FileLimit::raise();
+        if arguments.netns == NamespaceSelection::All {
+            eprint_line(&files.describe());
+        }
         let own = OwnNames::open(arguments.app_rules.as_deref())?;
         let names = Names::open(arguments.apps.as_deref(), arguments.unattributed);
         let names = names.map_err(WatchError::Arguments)?;
@@ -154,24 +161,24 @@ impl Watcher {
             &Saved::spool(&arguments.state_dir),
             arguments.spool_max,
         )?;
-        let mut quiet_interval = LOOK_INTERVAL;
+        let (mut quiet_interval, mut known_addresses) = (LOOK_INTERVAL, None);
         if !arguments.no_directory {
             let client = connect::client(&arguments.service.url, &arguments.credentials);
             let client = client.map_err(WatchError::Arguments)?;
-            let agent = agent_id(&boot_id, &arguments.state_dir);
-            destinations
-                .use_directory(
-                    client,
-                    agent,
-                    &vpc_id,
-                    &arguments.private_ranges,
-                    arguments.interval,
-                )
-                .map_err(|e| WatchError::Arguments(format!("cannot start a thread: {e}")))?;
+            let known = destinations.use_directory(
+                client,
+                (&boot_id, &arguments.state_dir),
+                &vpc_id,
+                &arguments.private_ranges,
+                arguments.interval,
+            );
+            let known =
+                known.map_err(|e| WatchError::Arguments(format!("cannot start a thread: {e}")))?;
+            known_addresses = Some(known);
             quiet_interval = QUIET_INTERVAL;
         }
-        let with_addresses = !arguments.no_directory;
-        let namespaces = Namespaces::open(arguments.netns, with_addresses, restored.counted);
+        let namespaces =
+            Namespaces::open(arguments.netns, files, known_addresses, restored.counted);
         let mut watcher = Watcher {
             namespaces: namespaces.map_err(WatchError::Kernel)?,
             with_loopback: arguments.loopback,
@@ -279,24 +286,27 @@ impl Watcher {
         }
         self.own.begin_look(is_last || self.hour != hour_now());
         self.destinations.reload();
-        self.namespaces.update().map_err(WatchError::Kernel)?;
+        self.namespaces.update();
         let mut new_bytes = Vec::new();
         for (namespace, watched) in self.namespaces.iter_mut() {
             let own = &mut self.own;
-            // Before the sockets: an address that is lost later is lost with the next look.
-            watched.update_addresses();
             let looked = watched.connections.look(
                 &mut watched.kernel,
                 |sockets| own.of_connections(namespace, sockets),
                 |bytes| new_bytes.push((namespace, bytes)),
             );
             looked.map_err(WatchError::Kernel)?;
-            (self.destinations).look(namespace, watched, |sockets| own.of(namespace, sockets));
         }
-        self.destinations.keep(&self.namespaces);
         for (namespace, bytes) in new_bytes {
             self.count(namespace, bytes, false);
         }
+        // What is claimed of a listener depends on all that had ended when it was listed.
+        self.end()?;
+        for (namespace, watched) in self.namespaces.iter_mut() {
+            let own = &mut self.own;
+            (self.destinations).look(namespace, watched, |sockets| own.of(namespace, sockets));
+        }
+        self.destinations.keep(&self.namespaces);
         self.hour = hour_now();
         self.looked_at = Instant::now();
         self.looked_at_since_epoch = since_epoch();
@@ -312,7 +322,7 @@ impl Watcher {
         let mut new_bytes = Vec::new();
         let with_loopback = self.with_loopback;
         for (namespace, watched) in self.namespaces.iter_mut() {
-            watched.update_addresses();
+            self.totals.lost_address_changes += watched.update_addresses();
             let add = |bytes| new_bytes.push((namespace, bytes));
             let ended = (watched.connections).end(&mut watched.kernel, with_loopback, add);
             self.totals.lost_ends += u64::from(ended.map_err(WatchError::Kernel)?);

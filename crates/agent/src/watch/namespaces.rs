@@ -1,7 +1,9 @@
 //! The network namespaces of this host: that of the agent, or all that a process is in or `ip netns` has made.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::addresses::Addresses;
+use super::addresses::{Addresses, Held};
 use super::sock_diag::SockDiag;
 
 /// The namespace of this process.
@@ -63,13 +65,17 @@ impl Namespace {
         Ok(all)
     }
 
-    /// Opens the kernel's interfaces in this namespace: for sockets, and for addresses.
+    /// Opens the kernel's interfaces in this namespace: for sockets, and for addresses. `known_addresses`: those that were
+    /// there when an agent looked last; `None` if addresses do not matter.
     ///
     /// # Errors
     /// Also if another namespace than the agent's is given, and the agent lacks CAP_SYS_ADMIN.
-    pub(super) fn open(&self, with_addresses: bool) -> io::Result<(SockDiag, Option<Addresses>)> {
+    pub(super) fn open(
+        &self,
+        known_addresses: Option<HashMap<IpAddr, Held>>,
+    ) -> io::Result<(SockDiag, Option<Addresses>)> {
         let open = move || {
-            let addresses = with_addresses.then(Addresses::open_or_print).flatten();
+            let addresses = known_addresses.and_then(Addresses::open_or_print);
             Ok((SockDiag::open()?, addresses))
         };
         if self.path == Path::new(OWN) {

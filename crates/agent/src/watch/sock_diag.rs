@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NlasIterator, Parseable as _};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, INET_DIAG_INFO, IPPROTO_TCP};
+use netlink_packet_sock_diag::constants::{
+    AF_INET, AF_INET6, INET_DIAG_INFO, INET_DIAG_SKV6ONLY, IPPROTO_TCP,
+};
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponseBuffer, InetResponseHeader, SocketId, StateFlags,
 };
@@ -79,6 +81,8 @@ pub(super) struct TcpSocket {
     pub(super) local: SocketAddr,
     /// That the socket is bound to, or 0.
     pub(super) interface: u32,
+    /// It listens, and takes no connections of IPv4.
+    pub(super) is_v6_only: bool,
     pub(super) remote: SocketAddr,
     pub(super) state: State,
     /// This end has sent its FIN, or may have.
@@ -108,6 +112,7 @@ impl TcpSocket {
             cookie: u64::from_ne_bytes(id.cookie),
             local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
             interface: id.interface_id,
+            is_v6_only: false,
             remote: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
             state: State::from_number(header.state),
             // All but ESTABLISHED and CLOSE_WAIT.
@@ -125,6 +130,7 @@ impl TcpSocket {
             let value = attribute.value();
             match attribute.kind() {
                 INET_DIAG_INFO => socket.info = TcpInfo::parse(value),
+                INET_DIAG_SKV6ONLY => socket.is_v6_only = value == [1],
                 CGROUP_ID => socket.cgroup = value.try_into().ok().map(u64::from_ne_bytes),
                 _ => {}
             }

@@ -19,6 +19,8 @@ pub(super) struct Totals {
     pub(super) postponed_names: u64,
     /// Times that messages about ends were lost.
     pub(super) lost_ends: u64,
+    /// Times that messages about changes of addresses were lost.
+    pub(super) lost_address_changes: u64,
 }
 
 /// The file with the metrics.
@@ -60,6 +62,11 @@ impl MetricsFile {
                 "namespaces",
                 "Network namespaces that the agent looks at.",
                 namespaces.len(),
+            ),
+            (
+                "unopened_namespaces",
+                "Network namespaces that the agent cannot look at: see its log.",
+                namespaces.unopened(),
             ),
             (
                 "claims",
@@ -110,6 +117,11 @@ impl MetricsFile {
                 "lost_ends_total",
                 "Times that the kernel dropped messages about connections that ended, because the agent was too slow.",
                 totals.lost_ends,
+            ),
+            (
+                "lost_address_changes_total",
+                "Times that the kernel dropped messages about changes of addresses, because the agent was too slow.",
+                totals.lost_address_changes,
             ),
         ] {
             text.counter(name, help, value);

@@ -1,24 +1,32 @@
 //! The network namespaces that the agent looks at, and what was counted in those that are not open.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use flow::Counters;
 use rustix::io::Errno;
 
-use super::addresses::Addresses;
+use super::addresses::{Addresses, Held};
 use super::connections::Connections;
+use super::files::FileLimit;
 use super::namespaces::Namespace;
 use super::saved::SocketId;
 use super::sock_diag::SockDiag;
 use crate::arguments::NamespaceSelection;
+use crate::command::eprint_line;
 
 /// A namespace is closed when no process has been in it for so long: what was open there has ended by then.
 const EMPTY_NAMESPACE_KEPT: Duration = Duration::from_secs(10);
 /// Closed namespaces that may be opened again.
 const CLOSED_NAMESPACES_MAX: usize = 10_000;
 const EPERM: i32 = Errno::PERM.raw_os_error();
+/// No process is in the namespace any more.
+const ESRCH: i32 = Errno::SRCH.raw_os_error();
+
+/// The addresses of each network namespace when an agent looked last.
+pub(super) type KnownAddresses = HashMap<u64, HashMap<IpAddr, Held>>;
 
 /// One network namespace.
 #[derive(Debug)]
@@ -32,13 +40,18 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Reads which addresses have changed. Without them, nothing is claimed for this namespace.
-    pub(super) fn update_addresses(&mut self) {
-        if let Some(addresses) = &mut self.addresses
-            && !addresses.update()
-        {
+    /// Reads which addresses have changed. Without them, nothing is claimed for this namespace. Returns how many times
+    /// messages about changes were lost.
+    pub(super) fn update_addresses(&mut self) -> u64 {
+        let Some(addresses) = &mut self.addresses else {
+            return 0;
+        };
+        let is_usable = addresses.update();
+        let overruns = addresses.take_overruns();
+        if !is_usable {
             self.addresses = None;
         }
+        overruns
     }
 }
 
@@ -46,17 +59,33 @@ impl Watched {
 #[derive(Debug)]
 pub(super) struct Namespaces {
     selection: NamespaceSelection,
-    with_addresses: bool,
+    files: FileLimit,
+    /// Of namespaces that are not open; `None` if addresses do not matter.
+    known_addresses: Option<KnownAddresses>,
     open: HashMap<u64, Watched>,
     /// What was counted in namespaces that are not open: none of their processes is listed.
     closed: HashMap<u64, HashMap<u64, Counters>>,
+    unopened: Unopened,
+}
+
+/// Namespaces that are there, and could not be opened.
+#[derive(Debug, Default)]
+struct Unopened {
+    count: usize,
+    /// The last line about them.
+    printed: Option<String>,
 }
 
 impl Namespaces {
-    /// `counted`: the bytes of connections that were counted before this process started.
+    /// `known_addresses`: `None` if addresses do not matter. `counted`: the bytes of connections that were counted before
+    /// this process started.
+    ///
+    /// # Errors
+    /// If the namespace of the agent cannot be opened, or if it lacks the capabilities for others.
     pub(super) fn open(
         selection: NamespaceSelection,
-        with_addresses: bool,
+        files: FileLimit,
+        known_addresses: Option<KnownAddresses>,
         counted: HashMap<SocketId, Counters>,
     ) -> io::Result<Namespaces> {
         let mut closed: HashMap<u64, HashMap<u64, Counters>> = HashMap::new();
@@ -65,41 +94,71 @@ impl Namespaces {
         }
         let mut namespaces = Namespaces {
             selection,
-            with_addresses,
+            files,
+            known_addresses,
             open: HashMap::new(),
             closed,
+            unopened: Unopened::default(),
         };
-        namespaces.update_all()?;
+        namespaces.update_all(true)?;
+        // Namespaces that are not there now are gone.
+        if let Some(known) = &mut namespaces.known_addresses {
+            known.clear();
+        }
         Ok(namespaces)
     }
 
-    /// Opens the namespaces that are new, and closes those that are gone.
-    pub(super) fn update(&mut self) -> io::Result<()> {
-        match self.selection {
-            NamespaceSelection::Host => Ok(()),
-            NamespaceSelection::All => self.update_all(),
+    /// Opens the namespaces that are new, and closes those that are gone. If some cannot be opened, the others are watched
+    /// nevertheless, and these are tried again with the next call.
+    pub(super) fn update(&mut self) {
+        if self.selection == NamespaceSelection::All
+            && let Err(error) = self.update_all(false)
+        {
+            // Those that are open stay so: nobody knows which are gone.
+            self.unopened.print(&format!(
+                "cannot list the network namespaces of this host ({error}): new ones are not watched"
+            ));
         }
     }
 
-    fn update_all(&mut self) -> io::Result<()> {
+    /// # Errors
+    /// If the namespaces cannot be listed, or that of the agent cannot be opened; at the start also without the
+    /// capabilities for others.
+    fn update_all(&mut self, is_start: bool) -> io::Result<()> {
         let now = Instant::now();
         let own = Namespace::own()?;
         let listed = match self.selection {
             NamespaceSelection::Host => vec![own.clone()],
             NamespaceSelection::All => Namespace::all()?,
         };
+        let namespaces_max = self.files.namespaces_max();
+        let (mut unopened, mut why) = (0, None);
         for namespace in listed {
             if let Some(watched) = self.open.get_mut(&namespace.id) {
                 watched.listed_at = now;
                 continue;
             }
-            let (kernel, addresses) = match namespace.open(self.with_addresses) {
+            if self.open.len() >= namespaces_max {
+                unopened += 1;
+                why = Some(self.files.why_no_more());
+                continue;
+            }
+            let known = self.known_addresses.as_mut();
+            let known = known.map(|known| known.remove(&namespace.id).unwrap_or_default());
+            let (kernel, addresses) = match namespace.open(known) {
                 Ok(opened) => opened,
-                Err(error) if namespace == own || error.raw_os_error() == Some(EPERM) => {
+                Err(error) if namespace == own || is_start && is_forbidden(&error) => {
                     return Err(error);
                 }
-                // It may have ended since it was listed, or is being made.
-                Err(_) => continue,
+                Err(error) if is_gone_or_unfinished(&error) => continue,
+                Err(error) => {
+                    unopened += 1;
+                    why = Some(match is_forbidden(&error) {
+                        true => format!("{error}; give the agent CAP_SYS_ADMIN"),
+                        false => error.to_string(),
+                    });
+                    continue;
+                }
             };
             let counted = self.closed.remove(&namespace.id).unwrap_or_default();
             let watched = Watched {
@@ -109,6 +168,12 @@ impl Namespaces {
                 listed_at: now,
             };
             self.open.insert(namespace.id, watched);
+        }
+        self.unopened.count = unopened;
+        if let Some(why) = why {
+            self.unopened.print(&format!(
+                "not all network namespaces of this host are watched: {why}"
+            ));
         }
         let is_gone =
             |watched: &Watched| now.duration_since(watched.listed_at) >= EMPTY_NAMESPACE_KEPT;
@@ -135,6 +200,11 @@ impl Namespaces {
 
     pub(super) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// Those that are there, and could not be opened at the last look.
+    pub(super) fn unopened(&self) -> usize {
+        self.unopened.count
     }
 
     /// Connections that are followed, at both ends.
@@ -170,4 +240,25 @@ impl Namespaces {
         });
         open.chain(closed)
     }
+}
+
+impl Unopened {
+    /// Prints a line, unless it is the same as the last one.
+    fn print(&mut self, line: &str) {
+        if self.printed.as_deref() != Some(line) {
+            eprint_line(&format!("flowtally: {line}"));
+            self.printed = Some(line.to_owned());
+        }
+    }
+}
+
+/// Whether the agent lacks a capability.
+fn is_forbidden(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(EPERM)
+}
+
+/// Whether the namespace has ended since it was listed, or is being made.
+fn is_gone_or_unfinished(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput)
+        || error.raw_os_error() == Some(ESRCH)
 }

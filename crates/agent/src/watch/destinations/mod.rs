@@ -30,14 +30,14 @@ use ipnet::IpNet;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::answers::Answers;
-use self::claims::{Claims, Listener};
+use self::claims::{Claims, ClaimsFile, Listener, Look};
 use self::exchange::{Exchange, Offset, ServiceClock};
 use self::waiting::Waiting;
 use super::clock::{Span, now_ms};
 use super::connections::NewBytes;
 use super::saved::{Ended, SocketId};
 use super::sock_diag::TcpSocket;
-use super::watched::{Namespaces, Watched};
+use super::watched::{KnownAddresses, Namespaces, Watched};
 use crate::client::{Client, ClientError};
 use crate::command::eprint_line;
 use crate::report::{Names, Sums, jittered};
@@ -85,6 +85,7 @@ struct Directory {
     exchanged_at: Instant,
     clock: ServiceClock,
     claims: Claims,
+    claims_file: ClaimsFile,
     /// The applications of sockets that listen, and when they were looked up.
     listeners: HashMap<SocketId, (Option<Arc<str>>, Instant)>,
     /// The questions of the last request.
@@ -116,22 +117,25 @@ impl Destinations {
         }
     }
 
-    /// Uses the directory of the service.
+    /// Uses the directory of the service. Returns the addresses that were there when the agent looked last that used
+    /// `state_dir` before.
     ///
     /// # Errors
     /// If the thread cannot be started.
     pub(super) fn use_directory(
         &mut self,
         client: Client,
-        agent: String,
+        (boot_id, state_dir): (&str, &Path),
         vpc_id: &str,
         private_ranges: &[IpNet],
         report_interval: Duration,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<KnownAddresses> {
         let [min, max] = EXCHANGE_INTERVALS;
         let now = Instant::now();
-        self.directory = Some(Directory {
-            agent,
+        let (claims_file, claims) = ClaimsFile::open(state_dir, boot_id, vpc_id);
+        let known_addresses = claims.known_addresses();
+        let mut directory = Directory {
+            agent: agent_id(boot_id, state_dir),
             vpc_id: vpc_id.to_owned(),
             private_ranges: private_ranges.to_vec(),
             interval: (report_interval / 4).clamp(min, max),
@@ -139,14 +143,17 @@ impl Destinations {
             exchange_at: now,
             exchanged_at: now,
             clock: ServiceClock::default(),
-            claims: Claims::default(),
+            claims,
+            claims_file,
             listeners: HashMap::new(),
             asked: HashMap::new(),
             unsupported_since: None,
             error: None,
             has_printed_refused: false,
-        });
-        Ok(())
+        };
+        directory.remove_private_claims();
+        self.directory = Some(directory);
+        Ok(known_addresses)
     }
 
     /// Reads the table again if it has changed.
@@ -248,7 +255,8 @@ impl Destinations {
         settle(&self.names, &mut self.unnamed_bytes, waited, None, sums);
     }
 
-    /// Takes in what a look at a namespace has found. `app` finds the applications of sockets that listen.
+    /// Takes in what a look at a namespace has found. The messages about sockets that have ended must have been read after
+    /// it. `app` finds the applications of sockets that listen.
     pub(super) fn look(
         &mut self,
         namespace: u64,
@@ -282,30 +290,39 @@ impl Destinations {
             let known = listeners.get(&(namespace, socket.cookie));
             known.and_then(|(app, _)| app.clone())
         };
-        let listeners: Vec<Listener> = listening
+        let listeners = listening
             .iter()
             .map(|socket| Listener {
+                cookie: socket.cookie,
                 local: socket.local,
+                is_v6_only: socket.is_v6_only,
                 app: app_of(socket),
             })
             .collect();
-        let lost = addresses.take_lost();
+        let mut lost = addresses.take_lost();
+        lost.retain(|lost| !directory.is_private(lost.address));
         let looked_at = watched.connections.looked_at();
-        let at = Span {
-            // Later, an address may have been lost.
-            from: looked_at.from.min(addresses.quiet_at()),
-            to: looked_at.to,
-        };
         let held = addresses.held().iter();
         let held = held.filter(|(address, _)| !directory.is_private(**address));
-        let held = held.map(|(address, since)| (*address, *since)).collect();
-        (directory.claims).look(namespace, at, &held, &lost, &listeners, &stopped);
+        let look = Look {
+            at: Span {
+                // Later, an address may have been lost.
+                from: looked_at.from.min(addresses.quiet_at()),
+                to: looked_at.to,
+            },
+            held: held.map(|(address, held)| (*address, *held)).collect(),
+            lost,
+            listeners,
+            stopped,
+        };
+        directory.claims.look(namespace, look);
     }
 
     /// To be called after a look at all namespaces.
     pub(super) fn keep(&mut self, namespaces: &Namespaces) {
         if let Some(directory) = &mut self.directory {
-            directory.claims.keep(&namespaces.with_addresses());
+            (directory.claims).keep(&namespaces.with_addresses(), now_ms());
+            directory.claims_file.save(&mut directory.claims);
             let listening = namespaces.listening();
             (directory.listeners).retain(|socket, _| listening.contains(socket));
         }
@@ -415,6 +432,12 @@ impl Directory {
                 .private_ranges
                 .iter()
                 .any(|range| range.contains(&address))
+    }
+
+    /// Removes claims of private addresses: their ranges may be others than before a restart.
+    fn remove_private_claims(&mut self) {
+        let claims = std::mem::take(&mut self.claims);
+        self.claims = claims.without(|address| self.is_private(address));
     }
 
     fn is_due(&mut self) -> bool {
@@ -564,7 +587,7 @@ fn print_refused(response: &DirectoryResponse) {
 }
 
 /// Identifies an agent: the same for each start with this directory, until the system restarts.
-pub(super) fn agent_id(boot_id: &str, state_dir: &Path) -> String {
+fn agent_id(boot_id: &str, state_dir: &Path) -> String {
     // Several agents may run on one system, each with a directory of its own.
     let place = std::fs::metadata(state_dir).map_or((0, 0), |meta| (meta.dev(), meta.ino()));
     let place = [place.0.to_ne_bytes(), place.1.to_ne_bytes()].concat();
