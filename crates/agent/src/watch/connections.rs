@@ -4,7 +4,7 @@
 //! While a socket lives, its state tells whether the peer's FIN has arrived. The message about its end has no state, so
 //! there it is concluded from what is left: see [`Connection::has_received_fin`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
