@@ -1,7 +1,9 @@
 //! The subcommands: one file or directory for each.
 
 mod backup;
+mod browser;
 mod compact;
+mod demo;
 mod export;
 mod import;
 mod query;
@@ -23,6 +25,7 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
     signals::ignore_file_size_limit()?;
     match cli.command {
         Command::Serve(arguments) => serve::run(*arguments, settings),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Send(arguments) => agent::command::send::run(&arguments),
         Command::Agent { command } => agent::command::run(&command),
         Command::Import(arguments) => import::run(&arguments),

@@ -1,5 +1,10 @@
 //! Examples at the end of `--help`.
 
+pub(super) const DEMO: &str = "\
+Examples:
+  flowtally demo
+  flowtally demo --days 90 --port 8081 --no-browser";
+
 pub(super) const SEND: &str = "\
 Examples:
   flowtally send flows.ndjson

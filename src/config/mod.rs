@@ -5,6 +5,7 @@
 
 #[cfg_attr(not(feature = "kafka"), path = "no_cluster.rs")]
 mod cluster;
+mod demo;
 mod examples;
 mod file;
 mod hours;
@@ -15,6 +16,7 @@ mod tips;
 mod top;
 
 pub use cluster::Cluster;
+pub use demo::Demo;
 pub use file::{Settings, parse};
 pub use hours::HourArgs;
 pub use location::DataLocation;
@@ -48,6 +50,14 @@ pub enum Command {
     /// acknowledged. Exit status: 0 after a graceful shutdown, 1 if it could not start or had to abort requests, 2 for
     /// wrong arguments, 130 after a second signal.
     Serve(Box<Serve>),
+    /// Show what flowtally does, with the flows of a made-up shop.
+    ///
+    /// Runs a service on a free port of this machine, fills it with the flows of the last 30 days, sends more every two
+    /// seconds, prints the page's URL, and opens it where there is a desktop. It uses no other service's data, settings or
+    /// variables. Its data are in a temporary directory, and are deleted when it ends. Exit status: 0 after a signal, 1 with a
+    /// line that explains why it cannot continue, 130 after a second signal.
+    #[command(after_help = examples::DEMO)]
+    Demo(Demo),
     /// Send flows to a service: each counts once, however often it has to be sent.
     ///
     /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a pipe. Retries while
