@@ -14,6 +14,7 @@ mod table;
 mod text;
 mod top;
 mod verify;
+mod welcome;
 
 use agent::command::{manual, signals};
 use clap::CommandFactory;

@@ -1,7 +1,6 @@
 //! `flowtally serve`.
 
 use std::io::{self, IsTerminal};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use super::welcome;
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
 use crate::http::{AccessFiles, Hosts, TlsFiles};
@@ -91,13 +91,13 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
     };
     let ready = Arc::new(Notify::new());
     if io::stderr().is_terminal() {
-        let url = page_url(address, access.tls.is_some());
+        let lines = welcome::lines(address, &arguments);
         let ready = ready.clone();
         tokio::spawn(async move {
             ready.notified().await;
-            agent::command::eprint_line(&format!(
-                "flowtally: open {url} in a browser; Ctrl-C stops the service"
-            ));
+            for line in &lines {
+                agent::command::eprint_line(line);
+            }
         });
     }
     let (reload_sender, reload) = watch::channel(());
@@ -184,17 +184,6 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
         }
         bound => bound,
     }
-}
-
-/// The URL of the page for a browser on this machine.
-fn page_url(address: SocketAddr, tls: bool) -> String {
-    let scheme = if tls { "https" } else { "http" };
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    format!("{scheme}://{}/", SocketAddr::new(ip, address.port()))
 }
 
 pub(super) fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {

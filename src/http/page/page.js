@@ -18,6 +18,8 @@ import * as views from './view.js';
 /** Pause between two refreshes; after a slow refresh, its duration times this factor. */
 const REFRESH_MS = 10_000;
 const REFRESH_PAUSE = 10;
+/** The pause while the first flows are expected, and while they come. */
+const FIRST_REFRESH_MS = 2_000;
 /** Pauses before each retry while the service does not respond; the last one repeats. */
 const RETRY_MS = [1_000, 2_000, 4_000, 8_000];
 const TALKERS = 8;
@@ -84,7 +86,8 @@ async function refresh() {
   const begin = performance.now();
   try {
     recovered(await load(signal));
-    schedule(Math.max(REFRESH_MS, REFRESH_PAUSE * (performance.now() - begin)));
+    const pause = empty.isBeginning() ? FIRST_REFRESH_MS : REFRESH_MS;
+    schedule(Math.max(pause, REFRESH_PAUSE * (performance.now() - begin)));
   } catch (error) {
     if (signal.aborted) return;
     PARTS.forEach((id) => card(id).removeAttribute('aria-busy'));
@@ -161,7 +164,7 @@ async function load(signal) {
   at('live').hidden = false;
   at('content').hidden = known.length === 0;
   at('updated').textContent = `Updated ${format.clock(api.now())}`;
-  empty.show(known.length === 0);
+  empty.show(ledger.flows(known));
   if (known.length === 0) {
     shown = '';
     return view.misread;
@@ -402,7 +405,7 @@ function askForToken(problem) {
   const isFirst = at('token').hidden && at('token-value').value === '';
   at('token').hidden = false;
   at('content').hidden = true;
-  at('empty').hidden = true;
+  at('empty').hidden = at('arrivals').hidden = true;
   at('token-problem').textContent = isFirst ? '' : `${problem.message}.`;
   at('token-value').focus();
 }
@@ -467,6 +470,7 @@ at('series').onchange = ({ target }) => showAs({ by: target.value });
 at('compare').onchange = ({ target }) => go({ compare: target.checked, sort: target.checked ? 'change' : 'bytes' });
 dom.options(at('series'), Object.entries(views.SERIES), view.by);
 
+empty.start(refresh);
 picker.start(go);
 hours.start(go, redrawHours, about);
 filters.start(go, () => view);

@@ -12,6 +12,7 @@ use crate::support::{Client, Daemon, NDJSON, TestFlow};
 
 mod charts;
 mod colors;
+mod first;
 mod looks;
 mod names;
 mod service;
