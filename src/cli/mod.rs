@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod query;
 mod restore;
+mod rows;
 mod serve;
 mod stats;
 mod table;

@@ -12,14 +12,10 @@ use crate::service::Mode;
 use crate::store;
 use agent::units::{days, listen, mib, seconds};
 
-const UNITS: &str = "Sizes are in MiB, or have a unit: 512M, 1GiB, 2GB. Durations are in seconds, or have one: \
-                     10s, 5m, 30d.";
-
 /// Arguments of `flowtally serve`.
 ///
 /// Sizes are in MiB and durations in seconds, unless they have a unit.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = UNITS)]
 pub struct Serve {
     #[command(flatten)]
     pub data_dir: DataDirArgs,
