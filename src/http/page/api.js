@@ -8,6 +8,8 @@ const lasts = new Map();
 const LASTS_MAX = 8;
 /** Milliseconds that the service's clock is ahead of this one. */
 let ahead = 0;
+/** See `ledgerDifference`. */
+let difference = null;
 
 let token = '';
 
@@ -37,6 +39,11 @@ export class Problem extends Error {
 /** Whether requests carry a token. */
 export function hasToken() {
   return token !== '';
+}
+
+/** The flows that the ledger lacks, as text, by the last response to GET /hours; null if they have not been compared. */
+export function ledgerDifference() {
+  return difference;
 }
 
 /** The time by the service's clock, in milliseconds since the epoch. */
@@ -138,6 +145,7 @@ export async function hours(given, signal) {
   const key = String(params);
   const last = lasts.get(key) ?? { tag: null, text: null, rows: [] };
   const response = await get('hours', { params, signal, tag: last.tag });
+  difference = response.headers.get('Flowtally-Ledger-Difference');
   let now = last;
   if (response.status !== 304) {
     const tag = response.headers.get('ETag');

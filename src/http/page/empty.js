@@ -1,6 +1,7 @@
 // Instructions, shown while there are no flows, and the first flows as they come.
 
 import * as api from './api.js';
+import * as copy from './copy.js';
 
 /** Flows up to which the page counts the first ones, and for how many refreshes. */
 const FIRST_FLOWS_MAX = 1_000_000;
@@ -79,15 +80,6 @@ export function show(flows) {
 }
 
 for (const button of document.querySelectorAll('[data-copies]')) {
-  button.onclick = async () => {
-    const text = at(button.dataset.copies);
-    try {
-      await navigator.clipboard.writeText(text.textContent);
-      button.textContent = 'Copied';
-      setTimeout(() => (button.textContent = 'Copy'), 2_000);
-    } catch {
-      // Without TLS, a page has no clipboard: the text is selected instead.
-      getSelection().selectAllChildren(text);
-    }
-  };
+  const text = at(button.dataset.copies);
+  button.onclick = () => copy.text(text.textContent, button, () => getSelection().selectAllChildren(text));
 }

@@ -18,6 +18,7 @@ mod names;
 mod service;
 mod spans;
 mod time;
+mod tools;
 
 const SAMPLE_DAY: &str = include_str!("../../../data/sample-day.ndjson");
 
