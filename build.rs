@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={PAGE}");
     println!("cargo::rerun-if-changed={SAMPLE_DAY}");
-    let in_page = |file| read(&Path::new(PAGE).join(file));
+    let in_page = |file: &str| read(&Path::new(PAGE).join(file));
     let styles: Result<Vec<_>> = STYLES.into_iter().map(in_page).collect();
     compress("page.css", &styles?.join("\n"))?;
     let mut modules = BTreeMap::new();
