@@ -1,5 +1,5 @@
-//! Bundles and compresses the page's files: one script and one stylesheet, since each request is slow on a phone. The
-//! service sends the compressed files unchanged.
+//! Bundles and compresses the page's files: one script and one stylesheet, since each request is slow on a phone, and the
+//! sample day, which the page loads on request. The service sends the compressed files unchanged.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,6 +11,7 @@ use flate2::Compression;
 use flate2::read::GzEncoder;
 
 const PAGE: &str = "src/http/page";
+const SAMPLE_DAY: &str = "data/sample-day.ndjson";
 /// Later rules win.
 const STYLES: [&str; 5] = [
     "colors.css",
@@ -27,7 +28,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={PAGE}");
-    let styles: Result<Vec<_>> = STYLES.into_iter().map(read).collect();
+    println!("cargo::rerun-if-changed={SAMPLE_DAY}");
+    let in_page = |file: &str| read(&Path::new(PAGE).join(file));
+    let styles: Result<Vec<_>> = STYLES.into_iter().map(in_page).collect();
     compress("page.css", &styles?.join("\n"))?;
     let mut modules = BTreeMap::new();
     let mut script = String::new();
@@ -35,12 +38,12 @@ fn main() -> Result<()> {
     // For tests and the browser's console.
     let names = modules.keys().map(|name| format!("${name} as {name}"));
     script += &format!("export {{ {} }};\n", names.collect::<Vec<_>>().join(", "));
-    compress("page.js", &script)
+    compress("page.js", &script)?;
+    compress("sample-day.ndjson", &read(Path::new(SAMPLE_DAY))?)
 }
 
-fn read(file: &str) -> Result<String> {
-    let path = Path::new(PAGE).join(file);
-    fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()).into())
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()).into())
 }
 
 /// Adds the module `name` to `script`, after those that it imports. It becomes a function that returns its exports, in
@@ -55,7 +58,7 @@ fn join(name: &str, done: &mut BTreeMap<String, bool>, script: &mut String) -> R
     let unknown = |line: &str| format!("{PAGE}/{name}.js: build.rs cannot join this line: {line}");
     let mut body = String::new();
     let mut exports = Vec::new();
-    for line in read(&format!("{name}.js"))?.lines() {
+    for line in read(&Path::new(PAGE).join(format!("{name}.js")))?.lines() {
         if let Some(import) = line.strip_prefix("import ") {
             // `* as other from './other.js';` or `{ one, two as three } from './other.js';`
             let parts = import

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use tokio_util::sync::CancellationToken;
 
+use super::rows::RowSink;
 use crate::config::{DataLocation, Export, ExportFormat};
 use crate::query::{EncodedRows, Engine, QueryLimits, RowFormat};
 use crate::store::Store;
@@ -34,20 +35,25 @@ pub(super) fn run(arguments: &Export) -> Result<(), String> {
         }
     };
     let mut out = Output {
-        out: BufWriter::new(agent::command::stdout(match arguments.format {
-            ExportFormat::Ndjson => Style::Json,
-            ExportFormat::Csv => Style::Text,
-        })),
+        out: RowSink::new(arguments.format, BufWriter::new(stdout(arguments.format))),
         format: arguments.format,
         any: false,
         in_header: false,
     };
     let groups = source.groups((first..end).into())?;
-    match source.write_all(groups, &mut out) {
+    let written = source.write_all(groups, &mut out);
+    match written.and_then(|()| out.finish()) {
         Ok(()) => Ok(()),
         Err(Failed::Output(e)) => agent::command::stdout_result(Err(e)),
         Err(Failed::Source(why)) => Err(format!("{why}; the rows are not complete")),
     }
+}
+
+fn stdout(format: ExportFormat) -> Box<dyn Write> {
+    agent::command::stdout(match format {
+        ExportFormat::Ndjson | ExportFormat::Json => Style::Json,
+        ExportFormat::Csv | ExportFormat::Table => Style::Text,
+    })
 }
 
 enum Failed {
@@ -140,14 +146,9 @@ impl RowsFrom {
     }
 
     fn write_all(&self, groups: Vec<Group>, out: &mut Output<impl Write>) -> Result<(), Failed> {
-        for group in groups {
-            self.write(group, out)?;
-        }
-        if !out.any && out.format == ExportFormat::Csv {
-            let header = Field::ALL.map(Field::name).join(",") + "\n";
-            out.write(header.as_bytes())?;
-        }
-        out.out.flush().map_err(Failed::Output)
+        groups
+            .into_iter()
+            .try_for_each(|group| self.write(group, out))
     }
 
     /// Writes the rows of a group. Those of steps have the first hour of each.
@@ -164,8 +165,8 @@ impl RowsFrom {
         match self {
             RowsFrom::Service(client) => {
                 let accept = match out.format {
-                    ExportFormat::Ndjson => "application/x-ndjson",
                     ExportFormat::Csv => "text/csv",
+                    _ => "application/x-ndjson",
                 };
                 let mut target = format!("/flows?from={from}&to={to}");
                 if step > 1 {
@@ -186,8 +187,8 @@ impl RowsFrom {
             }
             RowsFrom::Stopped(store, engine) => {
                 let format = match out.format {
-                    ExportFormat::Ndjson => RowFormat::Ndjson,
                     ExportFormat::Csv => RowFormat::Csv,
+                    _ => RowFormat::Ndjson,
                 };
                 let query = Query {
                     step,
@@ -207,8 +208,8 @@ impl RowsFrom {
 }
 
 /// Joins the rows of several responses under one header.
-struct Output<W> {
-    out: W,
+struct Output<W: Write> {
+    out: RowSink<W>,
     format: ExportFormat,
     /// The first response has started.
     any: bool,
@@ -228,6 +229,15 @@ impl<W: Write> Output<W> {
             self.in_header = end.is_none();
             part = end.map_or(&[][..], |end| &part[end + 1..]);
         }
-        self.out.write_all(part).map_err(Failed::Output)
+        self.out.write(part).map_err(Failed::Output)
+    }
+
+    /// All rows are written.
+    fn finish(mut self) -> Result<(), Failed> {
+        if !self.any && self.format == ExportFormat::Csv {
+            let header = Field::ALL.map(Field::name).join(",") + "\n";
+            self.write(header.as_bytes())?;
+        }
+        self.out.finish().map_err(Failed::Output)
     }
 }

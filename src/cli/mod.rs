@@ -1,17 +1,21 @@
 //! The subcommands: one file or directory for each.
 
 mod backup;
+mod browser;
 mod compact;
+mod demo;
 mod export;
 mod import;
 mod query;
 mod restore;
+mod rows;
 mod serve;
 mod stats;
 mod table;
 mod text;
 mod top;
 mod verify;
+mod welcome;
 
 use agent::command::{manual, signals};
 use clap::CommandFactory;
@@ -23,6 +27,7 @@ pub fn run(cli: Cli, settings: &Settings) -> Result<(), String> {
     signals::ignore_file_size_limit()?;
     match cli.command {
         Command::Serve(arguments) => serve::run(*arguments, settings),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Send(arguments) => agent::command::send::run(&arguments),
         Command::Agent { command } => agent::command::run(&command),
         Command::Import(arguments) => import::run(&arguments),

@@ -2,7 +2,7 @@
 
 use super::verify;
 use crate::backup;
-use crate::config::Restore;
+use crate::config::{AnswerFormat, Restore};
 use agent::command::{eprint_line, progress};
 
 pub(super) fn run(arguments: &Restore) -> Result<(), String> {
@@ -21,5 +21,5 @@ pub(super) fn run(arguments: &Restore) -> Result<(), String> {
         restored.bytes,
         restored.from.display()
     ));
-    verify::report(&restored.verified)
+    verify::report(&restored.verified, AnswerFormat::Table)
 }

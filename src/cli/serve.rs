@@ -1,16 +1,17 @@
 //! `flowtally serve`.
 
 use std::io::{self, IsTerminal};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use super::welcome;
 use crate::config::{LogFormat, MemoryPlan, Serve, Settings};
 use crate::daemon::{self, Config};
 use crate::http::{AccessFiles, Hosts, TlsFiles};
@@ -43,15 +44,23 @@ pub(super) fn run(arguments: Serve, settings: &Settings) -> Result<(), String> {
     };
     log::start(&arguments.log, format)?;
     let memory = arguments.memory_plan()?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(serve(arguments, memory, allowed));
+    end_runtime(runtime);
+    result
+}
+
+pub(super) fn runtime() -> Result<Runtime, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()
-        .map_err(|e| format!("cannot start: {e}"))?;
-    let result = runtime.block_on(serve(arguments, memory, allowed));
-    // Scans for aborted responses may still be producing their next chunk. The database has to be closed before the
-    // process exits.
+        .build();
+    runtime.map_err(|e| format!("cannot start: {e}"))
+}
+
+/// Waits for the blocking tasks. Scans for aborted responses may still be producing their next chunk, and the database
+/// has to be closed before the process exits.
+pub(super) fn end_runtime(runtime: Runtime) {
     runtime.shutdown_timeout(RUNTIME_END_MAX);
-    result
 }
 
 async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> Result<(), String> {
@@ -72,7 +81,6 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
     end_at_second_signal().map_err(cannot_start)?;
     let address = listener.local_addr().map_err(cannot_start)?;
     let access = access_files(&arguments)?;
-    let mode = arguments.mode()?;
     if !address.ip().is_loopback() && !arguments.allow_anonymous {
         refuse_anonymous(&access, listen)?;
     }
@@ -83,13 +91,13 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
     };
     let ready = Arc::new(Notify::new());
     if io::stderr().is_terminal() {
-        let url = page_url(address, access.tls.is_some());
+        let lines = welcome::lines(address, &arguments);
         let ready = ready.clone();
         tokio::spawn(async move {
             ready.notified().await;
-            agent::command::eprint_line(&format!(
-                "flowtally: open {url} in a browser; Ctrl-C stops the service"
-            ));
+            for line in &lines {
+                agent::command::eprint_line(line);
+            }
         });
     }
     let (reload_sender, reload) = watch::channel(());
@@ -98,9 +106,33 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
             reload_sender.send_replace(());
         }
     });
+    let config = daemon_config(arguments, memory, access, hosts, reload, ready)?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    };
+    daemon::run(listener, config, shutdown)
+        .await
+        .map_err(|e| e.to_string())?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The configuration of the daemon that `arguments` describe; `memory`, `access` and `hosts` were made of them before.
+pub(super) fn daemon_config(
+    arguments: Serve,
+    memory: MemoryPlan,
+    access: AccessFiles,
+    hosts: Hosts,
+    reload: watch::Receiver<()>,
+    ready: Arc<Notify>,
+) -> Result<Config, String> {
     let metrics = Metrics::default();
+    let mode = arguments.mode()?;
     let stores_max = mode.stores_max();
-    let config = Config {
+    Ok(Config {
         metrics: metrics.clone(),
         access,
         hosts,
@@ -139,18 +171,7 @@ async fn serve(arguments: Serve, memory: MemoryPlan, allowed: Vec<HostName>) -> 
         inflight_bytes_max: memory.inflight_bytes_max,
         traffic_pairs_max: arguments.traffic_metrics.map(usize::from),
         shutdown_timeout: arguments.shutdown_timeout,
-    };
-    let shutdown = async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    };
-    daemon::run(listener, config, shutdown)
-        .await
-        .map_err(|e| e.to_string())?;
-    tracing::info!("stopped");
-    Ok(())
+    })
 }
 
 /// Without a host, binds to all addresses: IPv6, which includes IPv4, if the machine has it.
@@ -166,18 +187,7 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
     }
 }
 
-/// The URL of the page for a browser on this machine.
-fn page_url(address: SocketAddr, tls: bool) -> String {
-    let scheme = if tls { "https" } else { "http" };
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    format!("{scheme}://{}/", SocketAddr::new(ip, address.port()))
-}
-
-fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {
+pub(super) fn access_files(arguments: &Serve) -> Result<AccessFiles, String> {
     let tls = arguments.tls_cert.clone().zip(arguments.tls_key.clone());
     let (cert, key) = (&arguments.tls_cert, &arguments.tls_key);
     if cert.is_some() != key.is_some() || arguments.tls_client_ca.is_some() && cert.is_none() {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::{DataLocation, Stats};
+use crate::config::{AnswerFormat, DataLocation, Stats};
 use crate::store::Store;
 use agent::command::connect;
 use agent::durable::is_lost_and_found;
@@ -58,12 +58,30 @@ pub(super) fn run(arguments: &Stats) -> Result<(), String> {
             stored.disk_bytes = Some(bytes);
         }
     }
-    let text = match arguments.json {
+    let text = match arguments.answer_format() {
         // Strings and integers always serialise.
-        true => serde_json::to_string(&stored).unwrap_or_default() + "\n",
-        false => table(&stored),
+        AnswerFormat::Json => serde_json::to_string(&stored).unwrap_or_default() + "\n",
+        AnswerFormat::Csv => csv(&stored),
+        AnswerFormat::Table => table(&stored),
     };
     agent::command::write_stdout(text.as_bytes())
+}
+
+/// Numbers need no quotes.
+fn csv(stored: &Stored) -> String {
+    let number = |number: Option<u64>| number.map(|n| n.to_string()).unwrap_or_default();
+    let columns = [
+        ("hours", stored.hours.to_string()),
+        ("first_hour", number(stored.first_hour)),
+        ("last_hour", number(stored.last_hour)),
+        ("flows", stored.flows.to_string()),
+        ("bytes_tx", stored.bytes_tx.to_string()),
+        ("bytes_rx", stored.bytes_rx.to_string()),
+        ("disk_bytes", number(stored.disk_bytes)),
+    ];
+    let names = columns.each_ref().map(|(name, _)| *name).join(",");
+    let values = columns.map(|(_, value)| value).join(",");
+    format!("{names}\n{values}\n")
 }
 
 fn table(stored: &Stored) -> String {

@@ -5,6 +5,7 @@
 
 #[cfg_attr(not(feature = "kafka"), path = "no_cluster.rs")]
 mod cluster;
+mod demo;
 mod examples;
 mod file;
 mod hours;
@@ -15,6 +16,7 @@ mod tips;
 mod top;
 
 pub use cluster::Cluster;
+pub use demo::Demo;
 pub use file::{Settings, parse};
 pub use hours::HourArgs;
 pub use location::DataLocation;
@@ -47,7 +49,16 @@ pub enum Command {
     /// SIGTERM or SIGINT shuts it down gracefully; a second one ends it immediately. Neither loses a flow that was
     /// acknowledged. Exit status: 0 after a graceful shutdown, 1 if it could not start or had to abort requests, 2 for
     /// wrong arguments, 130 after a second signal.
+    #[command(after_help = examples::SERVE)]
     Serve(Box<Serve>),
+    /// Show what flowtally does, with the flows of a made-up shop.
+    ///
+    /// Runs a service on a free port of this machine, fills it with the flows of the last 30 days, sends more every two
+    /// seconds, prints the page's URL, and opens it where there is a desktop. It uses no other service's data, settings or
+    /// variables. Its data are in a temporary directory, and are deleted when it ends. Exit status: 0 after a signal, 1 with a
+    /// line that explains why it cannot continue, 130 after a second signal.
+    #[command(after_help = examples::DEMO)]
+    Demo(Demo),
     /// Send flows to a service: each counts once, however often it has to be sent.
     ///
     /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, from a file or a pipe. Retries while
@@ -60,6 +71,7 @@ pub enum Command {
     ///
     /// watch reports the TCP connections of this host, listen receives NetFlow, IPFIX and sFlow, and send sends files and
     /// pipes. Exit status: 0 when everything is sent, or after a signal; 1 with a line that explains why not.
+    #[command(after_help = examples::AGENT)]
     Agent {
         #[command(subcommand)]
         command: AgentCommand,
@@ -84,12 +96,14 @@ pub enum Command {
     ///
     /// A service does this gradually by itself; a complete rewrite makes a backup smaller. Exit status: 0 when it is
     /// done, 1 with a line that explains why not.
+    #[command(after_help = examples::COMPACT)]
     Compact(Compact),
     /// Check that everything in a stopped service's data directory, or in a backup, is undamaged.
     ///
     /// Reads all rows and the journal, verifies their checksums, and compares the sums of every hour with the ledger, a
     /// separate account of the same flows. Changes nothing. Exit status: 0 when everything agrees, 1 with a line for
     /// each fault.
+    #[command(after_help = examples::VERIFY)]
     Verify(Verify),
     /// Take a backup of a running or a stopped service.
     ///
@@ -113,6 +127,7 @@ pub enum Command {
     /// Print the totals of the stored flows: hours, flows, bytes, space on disk.
     ///
     /// Changes nothing in a data directory. Exit status: 0 when it is printed, 1 with a line that explains why not.
+    #[command(after_help = examples::STATS)]
     Stats(Stats),
     /// Print how many bytes went between applications: filtered, grouped, sorted, by steps of time, compared.
     ///
@@ -122,20 +137,23 @@ pub enum Command {
     Query(QueryArgs),
     /// Show the applications with the most traffic in an hour, and their rates, live.
     ///
-    /// Keys: s sorts, g groups, / searches, left and right change the hour, space pauses, ? lists all keys, q quits. It
+    /// Keys: up and down select a row, Enter shows the peers of its application, Esc goes back, o opens the same view in a
+    /// browser, s sorts, g groups, / searches, [ and ] change the hour, space pauses, ? lists all keys, q quits. It
     /// requests only what it shows. If standard output is not a terminal, --once is needed: it prints the rows and
     /// exits. Exit status: 0 after q, or when the rows are printed; 1 with a line that explains why not; 2 for wrong
     /// arguments; 128 plus the signal's number after a signal. If the service becomes unavailable, it keeps retrying,
-    /// except with --once.
+    /// except with --once. A wrong token ends it.
     #[command(after_help = examples::TOP)]
     Top(Top),
     /// Print the completions for a shell.
     ///
     /// Exit status: 0 when they are printed, 1 with a line that explains why not.
+    #[command(after_help = examples::COMPLETIONS)]
     Completions(Completions),
     /// Print the manual page, or write one for each command into a directory.
     ///
     /// Exit status: 0 when everything is written, 1 with a line that explains why not.
+    #[command(after_help = examples::MAN)]
     Man(Man),
 }
 
@@ -213,7 +231,7 @@ pub struct Export {
     pub to: Option<u32>,
 
     /// Format of the rows.
-    #[arg(long, value_enum, default_value_t = ExportFormat::Ndjson)]
+    #[arg(long, short = 'o', value_enum, default_value_t = ExportFormat::Ndjson)]
     pub format: ExportFormat,
 }
 
@@ -223,6 +241,21 @@ pub enum ExportFormat {
     /// One JSON object per row and line.
     Ndjson,
     /// A line with the column names, then one line for each row.
+    Csv,
+    /// One JSON array.
+    Json,
+    /// Columns, for people.
+    Table,
+}
+
+/// `--format` of the commands that answer with a few numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AnswerFormat {
+    /// Text, for people.
+    Table,
+    /// One JSON object.
+    Json,
+    /// A line with the column names, and one with the values.
     Csv,
 }
 
@@ -235,9 +268,23 @@ pub struct Stats {
     #[command(flatten)]
     pub credentials: Credentials,
 
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Format of the totals.
+    #[arg(long, short = 'o', value_enum, default_value_t = AnswerFormat::Table)]
+    pub format: AnswerFormat,
+
+    /// Print one JSON object: the same as --format json.
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
+}
+
+impl Stats {
+    /// The format that was asked for in either way.
+    pub fn answer_format(&self) -> AnswerFormat {
+        match self.json {
+            true => AnswerFormat::Json,
+            false => self.format,
+        }
+    }
 }
 
 /// Arguments of `flowtally compact`.
@@ -280,6 +327,10 @@ pub struct Import {
 pub struct Verify {
     #[command(flatten)]
     pub data_dir: DataDirArgs,
+
+    /// Format of the result. Faults are on standard error, one per line; as JSON, the first ones are in the object.
+    #[arg(long, short = 'o', value_enum, default_value_t = AnswerFormat::Table)]
+    pub format: AnswerFormat,
 }
 
 #[cfg(test)]

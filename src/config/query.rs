@@ -55,7 +55,7 @@ pub struct QueryArgs {
     pub compare: Option<String>,
 
     /// Format of the rows.
-    #[arg(long, value_enum, default_value_t = QueryFormat::Table)]
+    #[arg(long, short = 'o', value_enum, default_value_t = QueryFormat::Table)]
     pub format: QueryFormat,
 
     #[command(flatten)]

@@ -1,24 +1,21 @@
 //! Arguments of `flowtally serve`, and how it divides its memory.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
-use clap::{Args, ValueEnum};
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::{Args, Command, FromArgMatches, ValueEnum};
 
 use super::{DataDirArgs, HourArgs};
 use crate::service::Mode;
 use crate::store;
 use agent::units::{days, listen, mib, seconds};
 
-const UNITS: &str = "Sizes are in MiB, or have a unit: 512M, 1GiB, 2GB. Durations are in seconds, or have one: \
-                     10s, 5m, 30d.";
-
 /// Arguments of `flowtally serve`.
 ///
 /// Sizes are in MiB and durations in seconds, unless they have a unit.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = UNITS)]
 pub struct Serve {
     #[command(flatten)]
     pub data_dir: DataDirArgs,
@@ -296,6 +293,17 @@ pub struct MemoryPlan {
 }
 
 impl Serve {
+    /// The arguments of a service of this command's own: `arguments`, and nothing from the environment or a file, which
+    /// may describe another service.
+    ///
+    /// # Errors
+    /// If they are not arguments of `flowtally serve`.
+    pub fn from_arguments_alone(arguments: Vec<OsString>) -> Result<Serve, clap::Error> {
+        let command = Serve::augment_args(Command::new("serve").no_binary_name(true));
+        let command = command.mut_args(|argument| argument.env(Resettable::Reset));
+        Serve::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
+
     /// Whether this is a standalone service or a node of a cluster.
     ///
     /// # Errors
@@ -371,9 +379,26 @@ mod tests {
     use clap::Parser;
 
     #[derive(Parser)]
-    struct Command {
+    struct Parsed {
         #[command(flatten)]
         serve: Serve,
+    }
+
+    #[test]
+    fn a_service_of_ones_own_takes_nothing_from_the_environment() {
+        let argument = |text: &str| OsString::from(text);
+        let arguments = ["--data-dir", "d", "--memory-max", "256"].map(argument);
+        let serve = Serve::from_arguments_alone(arguments.to_vec()).unwrap();
+        assert_eq!(serve.data_dir.path, PathBuf::from("d"));
+        assert_eq!((serve.memory_max, serve.body_max), (256, None));
+        let command = Serve::augment_args(Command::new("serve"));
+        let with_variables = command
+            .get_arguments()
+            .filter(|argument| argument.get_env().is_some());
+        assert!(with_variables.count() > 20, "they would apply otherwise");
+        let reset = command.mut_args(|argument| argument.env(Resettable::Reset));
+        assert!(reset.get_arguments().all(|a| a.get_env().is_none()));
+        assert!(Serve::from_arguments_alone(vec![argument("--nonsense")]).is_err());
     }
 
     /// Otherwise, a body of few hours could exceed the share of a tally.
@@ -381,7 +406,7 @@ mod tests {
     fn a_tally_has_room_for_a_body() {
         for memory in (128..4096).chain([1_048_576]) {
             let arguments = ["x", "--data-dir", "d", "--memory-max", &memory.to_string()];
-            let command = Command::try_parse_from(arguments).unwrap();
+            let command = Parsed::try_parse_from(arguments).unwrap();
             let plan = command.serve.memory_plan().unwrap();
             assert!(plan.body_bytes_max <= plan.tally_bytes_max, "{memory}");
             assert!((8..=64).contains(&plan.queries_max), "{memory}");
@@ -393,7 +418,7 @@ mod tests {
     fn a_body_has_an_upper_bound() {
         let plan = |arguments: &[&str]| {
             let arguments = [&["x", "--data-dir", "d", "--memory-max"], arguments].concat();
-            let command = Command::try_parse_from(arguments).unwrap();
+            let command = Parsed::try_parse_from(arguments).unwrap();
             command.serve.memory_plan().map(|plan| plan.body_bytes_max)
         };
         assert_eq!(plan(&["1024"]), Ok(64 << 20));

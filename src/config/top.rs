@@ -51,7 +51,7 @@ pub struct Top {
     pub once: bool,
 
     /// Format of the rows.
-    #[arg(long, value_enum, default_value_t = TopFormat::Table, requires = "once")]
+    #[arg(long, short = 'o', value_enum, default_value_t = TopFormat::Table, requires = "once")]
     pub format: TopFormat,
 
     #[command(flatten)]
@@ -78,9 +78,25 @@ pub struct Filters {
     #[arg(long, value_name = "NAME")]
     pub dest_app: Vec<String>,
 
+    /// Only flows from or to this application; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub peer: Vec<String>,
+
     /// Only flows in this VPC; may be repeated.
     #[arg(long, value_name = "NAME")]
     pub vpc_id: Vec<String>,
+}
+
+impl Filters {
+    /// The names to filter by, with the parameter for each.
+    pub fn by_name(&self) -> [(&'static str, &[String]); 4] {
+        [
+            ("src_app", &self.src_app),
+            ("dest_app", &self.dest_app),
+            ("peer", &self.peer),
+            ("vpc_id", &self.vpc_id),
+        ]
+    }
 }
 
 /// `--hour`.

@@ -14,7 +14,7 @@ use super::request::Request;
 use super::{flows_get, negotiate, response};
 use crate::query::EncodedRows;
 use crate::service::Service;
-use flow::headers::FLOWTALLY_FINEST_ROWS;
+use flow::headers::{FLOWTALLY_FINEST_ROWS, FLOWTALLY_LEDGER_DIFFERENCE};
 use flow::query::{HoursQuery, text};
 
 pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response, Problem> {
@@ -22,7 +22,13 @@ pub(super) async fn handle(api: &Api, request: &Request<'_>) -> Result<Response,
         .authorize(Permission::Read, request.headers, request.context)?;
     let service = api.opened()?.clone();
     let query = text::parse_hours(request.query)?;
-    respond(api, request, service, query).await
+    let difference = service.ledger_difference();
+    let mut response = respond(api, request, service, query).await?;
+    if let Some(difference) = difference {
+        let headers = response.headers_mut();
+        headers.insert(FLOWTALLY_LEDGER_DIFFERENCE, difference.into());
+    }
+    Ok(response)
 }
 
 /// Responds to `query`: for all partitions, or for some of this node.

@@ -91,6 +91,12 @@ pub trait Service: Debug + Send + Sync {
     /// [`Service::ask`].
     fn hours(&self, query: &HoursQuery, cancel: CancellationToken) -> Result<Hours, QueryError>;
 
+    /// The flows that were accepted, minus those in the ledger, as they were compared last. Anything but 0 is a fault.
+    /// `None` if they have not been compared, or in a mode with many stores. Cheap.
+    fn ledger_difference(&self) -> Option<i64> {
+        None
+    }
+
     /// The newest hour that has flows; `None` if there is none, or it is not known.
     fn newest_hour(&self) -> Option<Hour>;
 

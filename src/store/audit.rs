@@ -5,7 +5,7 @@
 //! compactor thread adds up the whole ledger and compares the sum with the counted totals, if its time budget allows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Instant;
 
 use super::error::{StoreError, with_context};
@@ -24,15 +24,20 @@ const REST: u32 = 99;
 pub(super) struct Audit {
     /// Flows that the ledger lacks.
     difference: AtomicI64,
+    /// Whether they have been compared since the store was opened.
+    is_done: AtomicBool,
 }
 
 impl Audit {
-    pub(super) fn difference(&self) -> i64 {
-        self.difference.load(Ordering::Relaxed)
+    /// The result of the last comparison; `None` before the first.
+    pub(super) fn difference(&self) -> Option<i64> {
+        let is_done = self.is_done.load(Ordering::Acquire);
+        is_done.then(|| self.difference.load(Ordering::Relaxed))
     }
 
     fn set(&self, difference: i64) {
         let before = self.difference.swap(difference, Ordering::Relaxed);
+        self.is_done.store(true, Ordering::Release);
         if difference != before && difference != 0 {
             tracing::error!(
                 flows = difference,
@@ -318,10 +323,12 @@ mod tests {
     fn the_audit_finds_flows_that_are_missing() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        assert_eq!(store.ledger_difference(), None, "nothing was flushed yet");
         commit(&store, 0..10);
         store.flush().unwrap();
         let inner = &store.inner;
         inner.audit_ledger(Instant::now());
+        assert_eq!(store.ledger_difference(), Some(0));
         store.observe().unwrap();
         let difference = &inner.options.metrics.store().ledger_difference_flows;
         assert_eq!(difference.get(), 0);
@@ -336,6 +343,6 @@ mod tests {
             next + Duration::from_secs(1)
         );
         store.observe().unwrap();
-        assert_eq!(difference.get(), 1);
+        assert_eq!((difference.get(), store.ledger_difference()), (1, Some(1)));
     }
 }

@@ -21,6 +21,12 @@ impl Store {
         inner.observe_ledger(metrics)
     }
 
+    /// The flows that were accepted, minus those in the ledger, as they were compared after a flush. Anything but 0 is a
+    /// fault. `None` before the first comparison.
+    pub fn ledger_difference(&self) -> Option<i64> {
+        self.inner.audit.difference()
+    }
+
     /// The work that is left for the settler.
     pub fn backlog(&self) -> Backlog {
         self.inner.settler.backlog()
@@ -134,7 +140,7 @@ impl Inner {
             gauge.set(bytes as f64);
         }
         let difference = self.audit.difference();
-        metrics.ledger_difference_flows.set(difference);
+        metrics.ledger_difference_flows.set(difference.unwrap_or(0));
         Ok(())
     }
 }

@@ -221,12 +221,17 @@ impl Browser {
         ))
     }
 
-    /// The downloaded file.
+    /// The downloaded CSV file.
     pub fn downloaded(&self) -> PathBuf {
+        self.downloaded_as(".csv")
+    }
+
+    /// The downloaded file whose name ends so.
+    pub fn downloaded_as(&self, end: &str) -> PathBuf {
         until_some("a download", || {
             let entries = std::fs::read_dir(self.dir.path().join("downloads")).unwrap();
             let mut files = entries.map(|entry| entry.unwrap().path());
-            files.find(|f| f.extension().is_some_and(|e| e == "csv"))
+            files.find(|file| file.to_str().is_some_and(|name| name.ends_with(end)))
         })
     }
 

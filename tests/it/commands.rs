@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
 use flowtally::config::Cli;
 
 use crate::support::{Daemon, Model, TestFlow, add_to};
@@ -198,8 +198,11 @@ fn every_command_has_help_a_manual_page_and_completions() {
         assert!(help.contains("Usage: flowtally"), "{help}");
         let words: Vec<&str> = help.split_whitespace().collect();
         assert!(words.join(" ").contains("Exit status: 0"), "{help}");
+        assert!(help.contains("\nExamples:\n  "), "{help}");
         let page = dir.path().join(format!("flowtally-{command}.1"));
-        assert!(page.exists(), "{}", page.display());
+        let page = std::fs::read_to_string(&page).unwrap();
+        assert!(page.contains(".SH EXAMPLES\n"), "{page}");
+        assert!(!page.contains("EXTRA"), "{page}");
     }
     assert!(stdout(&["man"]).contains(".TH flowtally 1"));
     for shell in ["bash", "zsh", "fish"] {
@@ -212,6 +215,107 @@ fn every_command_has_help_a_manual_page_and_completions() {
         let checked = Command::new("bash").arg("-n").arg(&script).status();
         assert!(checked.unwrap().success());
     }
+}
+
+/// Each command with examples, and those below it.
+fn with_examples(command: &clap::Command, all: &mut Vec<String>) {
+    let lines = command.get_after_help().map(ToString::to_string);
+    all.extend(lines);
+    for subcommand in command.get_subcommands() {
+        with_examples(subcommand, all);
+    }
+}
+
+#[test]
+fn the_examples_of_the_help_are_valid() {
+    let mut all = Vec::new();
+    with_examples(&Cli::command(), &mut all);
+    assert!(all.len() > 15, "{all:?}");
+    for text in all {
+        let (heading, lines) = text.split_once('\n').unwrap();
+        assert_eq!(heading, "Examples:");
+        let examples = lines.lines().take_while(|line| line.starts_with("  "));
+        for line in examples {
+            // What a shell passes to the program.
+            let start = line.find("flowtally").unwrap();
+            let own = line[start..].split(" | ").next().unwrap();
+            let own = own.replacen("flowtally-agent", "flowtally agent", 1);
+            let words = own.split_whitespace().filter(|word| !word.starts_with('>'));
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+}
+
+/// Each command that answers prints a table, JSON and CSV, by the same flag.
+#[test]
+fn answers_have_the_same_formats_by_the_same_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let (db, empty) = (dir.path().join("db"), dir.path().join("empty"));
+    let daemon = Daemon::start(&db);
+    let db = db.to_str().unwrap();
+    let flow = TestFlow::new(498_879, "web", "d,b", "v", 7, 8);
+    daemon.client.accept(std::slice::from_ref(&flow));
+    let url = format!("http://{}", daemon.address);
+    let row = "\"src_app\":\"web\",\"dest_app\":\"d,b\"";
+    let (date, csv) = ("498879 = 2026-11-29 15:00 UTC", "web,\"d,b\"");
+    for command in ["export", "query", "top"] {
+        let more: &[&str] = match command {
+            "top" => &["--once"],
+            "query" => &["--from", "0", "--group-by", "src_app,dest_app"],
+            _ => &[],
+        };
+        let answer = |format: &str| {
+            let all = [&[command, "--url", &url, "-o", format][..], more].concat();
+            stdout(&all)
+        };
+        let (json, of_csv, table) = (answer("json"), answer("csv"), answer("table"));
+        let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            parsed.as_array().map(Vec::len),
+            Some(1),
+            "{command}: {json}"
+        );
+        assert!(json.contains(row), "{command}: {json}");
+        assert!(
+            of_csv.starts_with("src_app,dest_app,"),
+            "{command}: {of_csv}"
+        );
+        assert!(of_csv.contains(csv), "{command}: {of_csv}");
+        assert!(
+            table.starts_with("src_app") && table.contains("d,b"),
+            "{table}"
+        );
+        // The rows of that query have no hour.
+        assert!(
+            command == "query" || table.contains(date),
+            "{command}: {table}"
+        );
+    }
+    let json = stdout(&["stats", "--url", &url, "-o", "json"]);
+    assert_eq!(json, stdout(&["stats", "--url", &url, "--json"]));
+    assert_eq!(
+        stdout(&["stats", "--url", &url, "-o", "csv"]),
+        "hours,first_hour,last_hour,flows,bytes_tx,bytes_rx,disk_bytes\n1,498879,498879,1,7,8,\n"
+    );
+    assert!(stdout(&["stats", "--url", &url, "-o", "table"]).contains(date));
+    daemon.stop();
+    let verify = |format: &str| stdout(&["verify", "--data-dir", db, "-o", format]);
+    let json: serde_json::Value = serde_json::from_str(&verify("json")).unwrap();
+    assert_eq!(
+        (&json["flows"], &json["faults_found"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(json["faults"], serde_json::json!([]));
+    assert!(
+        verify("csv").starts_with("hours,flows,rows,spans,journal_batches,faults_found\n1,1,1,")
+    );
+    assert_eq!(verify("table"), stdout(&["verify", "--data-dir", db]));
+    Daemon::start(&empty).stop();
+    let empty = ["export", "--data-dir", empty.to_str().unwrap(), "-o"];
+    assert_eq!(stdout(&[&empty[..], &["json"]].concat()), "[]\n");
+    let header = stdout(&[&empty[..], &["csv"]].concat());
+    assert_eq!(header, "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n");
 }
 
 /// A URL without a service.

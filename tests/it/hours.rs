@@ -217,3 +217,24 @@ fn commands_read_more_hours_than_fit_into_memory() {
     let memory_mib = daemon.memory_mib();
     println!("{memory_mib} MiB with {HOURS} hours");
 }
+
+/// The ledger is compared with the accepted flows after a flush, and responses have the result.
+#[test]
+fn the_hours_tell_whether_the_accounts_balance() {
+    const DIFFERENCE: &str = "flowtally-ledger-difference";
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &["--flush-interval", "1"]);
+    let hours = |headers: &[(&str, &str)]| daemon.client.get("/hours", headers).unwrap();
+    assert_eq!(hours(&[]).header(DIFFERENCE), None, "nothing was compared");
+    daemon
+        .client
+        .accept(&[TestFlow::new(3, "a", "b", "c", 1, 1)]);
+    crate::wait::until("a comparison", || {
+        hours(&[]).header(DIFFERENCE) == Some("0")
+    });
+    // Also if the client has the hours already.
+    let tag = hours(&[]).header("etag").unwrap().to_owned();
+    let known = hours(&[("if-none-match", tag.as_str())]);
+    assert_eq!((known.status, known.header(DIFFERENCE)), (304, Some("0")));
+    daemon.stop();
+}

@@ -27,6 +27,7 @@ mod contract_http;
 mod corruption;
 mod crash;
 mod daemon;
+mod demo;
 mod directions;
 mod directory;
 mod disk;

@@ -354,3 +354,39 @@ fn logs_are_harmless() {
         }
     }
 }
+
+/// A terminal shows the page's URL, and the command that sends flows, with the flags that this service needs.
+#[test]
+fn a_service_shows_how_to_use_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("write tokens");
+    std::fs::write(&tokens, "secret-1\n").unwrap();
+    let serve = format!(
+        "{} serve --listen 127.0.0.1:0 --data-dir {} --write-token-file {} --shutdown-timeout 1",
+        flowtally(),
+        quoted(dir.path().join("db").to_str().unwrap()),
+        quoted(tokens.to_str().unwrap())
+    );
+    let Some((text, _)) = in_terminal(&format!("timeout --foreground -s INT 5 {serve}")) else {
+        return;
+    };
+    let (_, rest) = text.split_once("open http://127.0.0.1:").unwrap();
+    let (port, _) = rest.split_once("/ in a browser").unwrap();
+    assert!(port.parse::<u16>().is_ok(), "{text:?}");
+    let send = format!(
+        "send --url http://127.0.0.1:{port} --token-file '{}' data/sample-day.ndjson",
+        tokens.display()
+    );
+    assert!(text.contains(&send), "{text:?}");
+    assert!(!text.contains("secret-1"), "{text:?}");
+    // Not in a log for programs.
+    let output = Command::new("sh")
+        .args(["-c", &format!("timeout -s INT 5 {serve}")])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains("listening") && !text.contains("in a browser"),
+        "{text:?}"
+    );
+}

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, TestFlow};
-use crate::wait::{DEADLINE, poll_for};
+use crate::wait::{DEADLINE, poll_for, until};
 
 /// A name that tries to clear the screen and to set the window title.
 const HOSTILE: &str = "evil\u{1b}[2J\u{1b}]2;owned\u{7}\u{9b}2J";
@@ -322,6 +322,85 @@ fn the_live_view_handles_keys_and_outlives_the_service() {
     });
     screen.keys(&["q"]);
     screen.is_restored("0");
+}
+
+#[test]
+fn rows_are_selected_and_lead_from_peer_to_peer() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("tmux");
+    let daemon = Daemon::start(&dir.path().join("db"));
+    daemon.client.accept(&flows());
+    // More than fit on the screen.
+    let many: Vec<_> = (0..60)
+        .map(|n| TestFlow::new(3, &format!("app-{n:02}"), "db", "v", 1_000 - n, 0))
+        .collect();
+    daemon.client.accept(&many);
+    let Some(screen) = Screen::open(&socket) else {
+        return;
+    };
+    screen.tmux(&["resize-window", "-x", "160", "-y", "24"]);
+    screen.start_top(daemon.address, "env -u DISPLAY -u WAYLAND_DISPLAY");
+    assert_eq!(row_of(&screen.shown(), "app-59 "), None);
+    // More rows are fetched on the way.
+    until("the last row", || {
+        screen.keys(&["NPage"]);
+        let shown = screen.shown();
+        row_of(&shown, "app-59 ").is_some() && row_of(&shown, "web ").is_none()
+    });
+    screen.keys(&["Home", "Down", "Enter"]);
+    screen.wait("the peers of an application", |shown| {
+        shown.contains("peer=batch")
+            && row_of(shown, "batch ").is_some()
+            && row_of(shown, "web ").is_none()
+    });
+    screen.keys(&["o"]);
+    let page = format!(
+        "http://{}/?hour=3&peer=batch&group_by=src_app%2Cdest_app",
+        daemon.address
+    );
+    screen.wait("the URL of the same view", |shown| shown.contains(&page));
+    screen.keys(&["Enter"]);
+    screen.wait("the peers of its peer", |shown| {
+        shown.contains("peer=storage") && row_of(shown, "batch ").is_some()
+    });
+    screen.keys(&["["]);
+    screen.wait("the hour before, of the same application", |shown| {
+        shown.contains("hour 2 ")
+            && shown.contains("peer=storage")
+            && shown.contains("no name matches")
+    });
+    screen.keys(&["]", "BSpace", "BSpace"]);
+    screen.wait("where it began", |shown| {
+        !shown.contains("peer=") && row_of(shown, "web ").is_some()
+    });
+    screen.keys(&["Escape"]);
+    screen.is_restored("0");
+}
+
+#[test]
+fn a_wrong_token_ends_the_view() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("readers"), "right\n").unwrap();
+    std::fs::write(path("wrong"), "wrong\n").unwrap();
+    let readers = path("readers");
+    let readers = ["--read-token-file", readers.to_str().unwrap()];
+    let daemon = Daemon::start_with(&path("db"), &readers);
+    daemon.client.accept(&flows());
+    let socket = path("tmux");
+    let Some(screen) = Screen::open(&socket) else {
+        return;
+    };
+    let top = Daemon::binary();
+    let line = format!(
+        "clear; {} top --url http://{} --token-file {}; echo status=$?",
+        top.display(),
+        daemon.address,
+        path("wrong").display()
+    );
+    screen.keys(&[&line, "Enter"]);
+    let shown = screen.wait("the end", |shown| shown.contains("status=1"));
+    assert!(shown.contains("--token-file"), "{shown}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::examples;
 use crate::inputs;
 use crate::units::{address_range, mib, name, seconds};
 
@@ -21,17 +22,20 @@ pub enum AgentCommand {
     /// Reads a JSON array, NDJSON, CSV or AWS VPC Flow Logs, plain or compressed with gzip or zstd, from a
     /// file or a pipe. Equivalent to flowtally send. Exit status: 0 if the service has every flow; otherwise
     /// 1, and an error line explains what is missing.
+    #[command(after_help = examples::SEND)]
     Send(Box<Send>),
     /// Report the outbound TCP connections of this host.
     ///
     /// Sums the bytes of each connection by application and hour, and sends them each minute. Reports wait on disk
     /// while the service cannot be reached. Restarts neither lose nor repeat what the kernel still knows. See
     /// docs/watch.md. Exit status: 0 after a signal; 1 with a line that explains why it cannot continue.
+    #[command(after_help = examples::WATCH)]
     Watch(Box<Watch>),
     /// Receive NetFlow (versions 5 and 9), IPFIX and sFlow over UDP.
     ///
     /// Sums what routers and switches export, by application and hour, and sends it each minute. See docs/listen.md.
     /// Exit status: 0 after a signal; 1 with a line that explains why it cannot continue.
+    #[command(after_help = examples::LISTEN)]
     Listen(Box<Listen>),
 }
 

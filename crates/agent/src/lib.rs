@@ -8,7 +8,7 @@
 //!   share.
 //! - [`client`] is the HTTP client of a running service, with proxy and TLS support.
 //! - [`command`] implements `send` and the code that other commands share with it; [`arguments`] and
-//!   [`units`] parse its command line.
+//!   [`units`] parse its command line, of which [`examples`] has examples.
 //! - [`durable`] writes files and directories that survive a power failure; [`terminal`] escapes untrusted
 //!   text.
 
@@ -25,6 +25,7 @@ pub mod watch;
 
 pub mod arguments;
 pub mod command;
+pub mod examples;
 pub mod units;
 
 pub mod durable;

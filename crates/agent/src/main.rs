@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use agent::arguments::{AgentCommand, Completions, Man};
 use agent::command::{self, manual, signals};
+use agent::examples;
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Sends network flows to a flowtally service: those of this host's connections, or of files and pipes. Each flow
@@ -22,10 +23,12 @@ enum Command {
     /// Print the completions for a shell.
     ///
     /// Exit status: 0 when they are printed, 1 with a line that explains why not.
+    #[command(after_help = examples::COMPLETIONS)]
     Completions(Completions),
     /// Print the manual page, or write one for each command into a directory.
     ///
     /// Exit status: 0 when everything is written, 1 with a line that explains why not.
+    #[command(after_help = examples::MAN)]
     Man(Man),
 }
 
@@ -70,7 +73,23 @@ mod tests {
         assert!(dir.path().join("flowtally-agent.1").exists());
         for command in Cli::command().get_subcommands() {
             let page = format!("flowtally-agent-{}.1", command.get_name());
-            assert!(dir.path().join(&page).exists(), "{page}");
+            let text = std::fs::read_to_string(dir.path().join(&page)).unwrap();
+            assert!(text.contains(".SH EXAMPLES\n"), "{page}");
+        }
+    }
+
+    #[test]
+    fn the_examples_are_valid() {
+        for command in Cli::command().get_subcommands() {
+            let lines = command.get_after_help().unwrap().to_string();
+            let (heading, lines) = lines.split_once('\n').unwrap();
+            assert_eq!(heading, examples::HEADING);
+            for line in lines.lines() {
+                let start = line.find("flowtally-agent").unwrap();
+                let own = line[start..].split(" | ").next().unwrap();
+                let words = own.split_whitespace().filter(|word| !word.starts_with('>'));
+                Cli::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}"));
+            }
         }
     }
 }

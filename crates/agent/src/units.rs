@@ -239,15 +239,21 @@ fn timestamp(text: &str) -> Option<Timestamp> {
 
 /// `hour`, followed by its UTC start time if the number is in the range of hours since the epoch.
 pub fn hour_name(hour: u64) -> String {
-    let seconds = i64::try_from(hour.saturating_mul(SECONDS_PER_HOUR));
-    let at = seconds.ok().and_then(|s| Timestamp::from_second(s).ok());
-    match at {
-        Some(at) if hour >= SINCE_EPOCH_MIN => {
-            let civil = TimeZone::UTC.to_datetime(at);
-            format!("{hour} = {} {:02}:00 UTC", civil.date(), civil.hour())
-        }
-        _ => hour.to_string(),
+    match hour_start(hour) {
+        Some(start) => format!("{hour} = {start} UTC"),
+        None => hour.to_string(),
     }
+}
+
+/// The UTC time at which `hour` starts, as in `2026-11-29 10:00`; `None` if the number is not in the range of hours since
+/// the epoch.
+pub fn hour_start(hour: u64) -> Option<String> {
+    if hour < SINCE_EPOCH_MIN {
+        return None;
+    }
+    let seconds = i64::try_from(hour.checked_mul(SECONDS_PER_HOUR)?).ok()?;
+    let civil = TimeZone::UTC.to_datetime(Timestamp::from_second(seconds).ok()?);
+    Some(format!("{} {:02}:00", civil.date(), civil.hour()))
 }
 
 /// A listen address: `127.0.0.1:8080`, or `:8080` for all addresses of the machine.

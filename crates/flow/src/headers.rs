@@ -17,3 +17,5 @@ pub const FLOWTALLY_FINEST_ROWS: &str = "flowtally-finest-rows";
 pub const FLOWTALLY_TOTAL_BYTES_TX: &str = "flowtally-total-bytes-tx";
 /// The same of bytes_rx.
 pub const FLOWTALLY_TOTAL_BYTES_RX: &str = "flowtally-total-bytes-rx";
+/// In a response with hours: the flows that were accepted, minus those in the ledger, as they were compared last.
+pub const FLOWTALLY_LEDGER_DIFFERENCE: &str = "flowtally-ledger-difference";

@@ -9,8 +9,9 @@ use ratatui::crossterm::event::{self, KeyEvent, KeyEventKind};
 use signal_hook::iterator::Signals;
 
 use super::query::{Snapshot, TopQuery, Window};
-use super::state::State;
+use super::state::{Effect, State};
 use super::view::{self, Palette};
+use crate::cli::browser;
 use agent::client::{Client, ClientError};
 use agent::command::signals;
 
@@ -66,11 +67,11 @@ fn show(
         let drawn = terminal.draw(|frame| view::draw(frame, state, palette, now));
         drawn.map_err(|e| format!("cannot write to the terminal: {e}"))?;
         match events.recv_timeout(TICK) {
-            Ok(Event::Key(key)) => {
-                if !state.press(key, Instant::now()) {
-                    return Ok(None);
-                }
-            }
+            Ok(Event::Key(key)) => match state.press(key, Instant::now()) {
+                Effect::Done => (),
+                Effect::Quit => return Ok(None),
+                Effect::Open(url) => state.notice = Some(open(&url)),
+            },
             Ok(Event::Snapshot(answered)) => {
                 let (query, snapshot) = *answered;
                 state.receive(&query, snapshot, Instant::now());
@@ -85,6 +86,14 @@ fn show(
                 return Err("an event channel is closed; this is a bug".into());
             }
         }
+    }
+}
+
+/// Opens `url` in a browser, if there is one, and returns what to tell the user.
+fn open(url: &str) -> String {
+    match browser::has_desktop() {
+        true => browser::open(url).map_or_else(|why| why, |()| format!("opened {url}")),
+        false => format!("there is no desktop; the page is {url}"),
     }
 }
 

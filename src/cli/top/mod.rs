@@ -1,8 +1,10 @@
 //! `flowtally top`.
 
+mod drill;
 mod live;
 mod once;
 mod query;
+mod selection;
 mod state;
 mod view;
 

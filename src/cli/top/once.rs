@@ -8,6 +8,7 @@ use crate::cli::text::{cut, visible};
 use crate::config::{SortBy, Top, TopFormat};
 use agent::client::Client;
 use agent::terminal::printable_json;
+use agent::units::hour_name;
 
 pub(super) fn run(query: &TopQuery, client: &Client, arguments: &Top) -> Result<(), String> {
     let mut window = Window::default();
@@ -57,14 +58,19 @@ fn header(query: &TopQuery) -> Vec<String> {
         .collect()
 }
 
-/// A row's columns, with `name` applied to the names.
-fn cells(query: &TopQuery, row: &Row, name: impl Fn(&str) -> String) -> Vec<String> {
+/// A row's columns, with `name` applied to the names, and `hour` to the hour.
+fn cells(
+    query: &TopQuery,
+    row: &Row,
+    name: impl Fn(&str) -> String,
+    hour: impl Fn(u64) -> String,
+) -> Vec<String> {
     let mut cells: Vec<String> = row.names().map(name).collect();
     cells.extend([row.bytes_tx.to_string(), row.bytes_rx.to_string()]);
     if query.sort == SortBy::Rate {
         cells.push(row.bytes_per_s.map(|n| n.to_string()).unwrap_or_default());
     }
-    cells.push(row.hour.to_string());
+    cells.push(hour(row.hour));
     cells
 }
 
@@ -72,7 +78,7 @@ fn table(out: &mut impl Write, query: &TopQuery, rows: &[Row]) -> io::Result<()>
     let shown = |name: &str| cut(&visible(name), NAME_COLUMNS_MAX);
     let mut table = TableWriter::new(out, header(query), fields(query.group_by).len());
     for row in rows {
-        table.write(cells(query, row, shown))?;
+        table.write(cells(query, row, shown, hour_name))?;
     }
     table.finish()
 }
@@ -81,10 +87,11 @@ fn csv(out: &mut impl Write, query: &TopQuery, rows: &[Row], shown: bool) -> io:
     let mut out = csv::Writer::from_writer(out);
     out.write_record(header(query))?;
     for row in rows {
-        out.write_record(cells(query, row, |name| match shown {
+        let name = |name: &str| match shown {
             true => visible(name),
             false => name.to_owned(),
-        }))?;
+        };
+        out.write_record(cells(query, row, name, |hour| hour.to_string()))?;
     }
     out.flush()
 }

@@ -28,11 +28,11 @@ pub(super) struct TopQuery {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
-    src_app: Option<String>,
+    pub(super) src_app: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    dest_app: Option<String>,
+    pub(super) dest_app: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    vpc_id: Option<String>,
+    pub(super) vpc_id: Option<String>,
     pub(super) bytes_tx: u128,
     pub(super) bytes_rx: u128,
     /// The rate between the previous snapshot and this one.
@@ -158,18 +158,19 @@ impl TopQuery {
                 },
             )
             .append_pair("limit", &self.rows_max().to_string());
+        self.add_filters(&mut query);
+        format!("/flows?{}", query.finish())
+    }
+
+    /// The filters have the same names in the API and in the page's URL.
+    pub(super) fn add_filters(&self, query: &mut Serializer<'_, String>) {
         let filters = &self.filters;
-        for (name, values) in [
-            ("src_app", &filters.src_app),
-            ("dest_app", &filters.dest_app),
-            ("vpc_id", &filters.vpc_id),
-        ] {
+        for (name, values) in filters.by_name() {
             query.extend_pairs(values.iter().map(|value| (name, value)));
         }
         if !filters.search.is_empty() {
             query.append_pair("search", &filters.search);
         }
-        format!("/flows?{}", query.finish())
     }
 
     /// Rows to request.
@@ -181,7 +182,7 @@ impl TopQuery {
     }
 
     /// Whether both queries ask for the same sums.
-    fn compares_with(&self, other: &TopQuery) -> bool {
+    pub(super) fn compares_with(&self, other: &TopQuery) -> bool {
         self.group_by == other.group_by && self.filters == other.filters
     }
 }

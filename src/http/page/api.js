@@ -8,6 +8,8 @@ const lasts = new Map();
 const LASTS_MAX = 8;
 /** Milliseconds that the service's clock is ahead of this one. */
 let ahead = 0;
+/** See `ledgerDifference`. */
+let difference = null;
 
 let token = '';
 
@@ -39,6 +41,11 @@ export function hasToken() {
   return token !== '';
 }
 
+/** The flows that the ledger lacks, as text, by the last response to GET /hours; null if they have not been compared. */
+export function ledgerDifference() {
+  return difference;
+}
+
 /** The time by the service's clock, in milliseconds since the epoch. */
 export function now() {
   return Date.now() + ahead;
@@ -48,12 +55,26 @@ export function now() {
  * The response to GET `path`; throws a Problem, or the abort itself. With the `tag` of an earlier response, it may be a
  * 304.
  */
-export async function get(path, { params, accept = 'application/json', signal, tag, timeout = ANSWER_MS_MAX } = {}) {
+export async function get(path, { params, accept = 'application/json', signal, tag, timeout } = {}) {
   const query = params?.toString();
   const headers = { Accept: accept };
-  if (token !== '') headers.Authorization = `Bearer ${token}`;
   // The browser does not do this for responses with `Cache-Control: no-store`.
   if (tag) headers['If-None-Match'] = tag;
+  const response = await send(query ? `${path}?${query}` : path, { headers }, signal, timeout);
+  if (response.ok || (tag && response.status === 304)) return response;
+  throw await problem(response);
+}
+
+/** Sends `ndjson`, lines of flows, as one batch under `key`, so that it counts once; throws a Problem. */
+export async function post(ndjson, key) {
+  const headers = { 'Content-Type': 'application/x-ndjson', 'Idempotency-Key': key };
+  const response = await send('flows', { method: 'POST', headers, body: ndjson });
+  if (!response.ok) throw await problem(response);
+}
+
+/** The response to a request, whatever its status; throws a Problem if there is none, or the abort itself. */
+async function send(target, request, signal, timeout = ANSWER_MS_MAX) {
+  const headers = token === '' ? request.headers : { ...request.headers, Authorization: `Bearer ${token}` };
   // Browsers of 2023 have no AbortSignal.any.
   const end = new AbortController();
   signal?.addEventListener('abort', () => end.abort(), { once: true });
@@ -61,22 +82,21 @@ export async function get(path, { params, accept = 'application/json', signal, t
   setTimeout(() => end.abort(new DOMException('no response in time', 'TimeoutError')), timeout);
   let response;
   try {
-    response = await fetch(query ? `${path}?${query}` : path, {
-      headers,
-      cache: 'no-store',
-      credentials: 'same-origin',
-      signal: end.signal,
-    });
+    response = await fetch(target, { ...request, headers, cache: 'no-store', credentials: 'same-origin', signal: end.signal });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Problem(0, 'The service does not respond', 'it is stopped, or cannot be reached from here');
   }
   const date = Date.parse(response.headers.get('Date') ?? '');
   if (!Number.isNaN(date)) ahead = date - Date.now();
-  if (response.ok || (tag && response.status === 304)) return response;
-  const problem = await response.json().catch(() => ({}));
-  const { title = `Status ${response.status}`, detail = 'there is no more to it', type } = problem;
-  throw new Problem(response.status, title, detail, type);
+  return response;
+}
+
+/** The Problem that a response describes. */
+async function problem(response) {
+  const found = await response.json().catch(() => ({}));
+  const { title = `Status ${response.status}`, detail = 'there is no more to it', type } = found;
+  return new Problem(response.status, title, detail, type);
 }
 
 /** Strings, which are not changed, and numbers. */
@@ -125,6 +145,7 @@ export async function hours(given, signal) {
   const key = String(params);
   const last = lasts.get(key) ?? { tag: null, text: null, rows: [] };
   const response = await get('hours', { params, signal, tag: last.tag });
+  difference = response.headers.get('Flowtally-Ledger-Difference');
   let now = last;
   if (response.status !== 304) {
     const tag = response.headers.get('ETag');

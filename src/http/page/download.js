@@ -61,13 +61,14 @@ async function fetchAll(params, signal, progress) {
 }
 
 /** The hours that `params` name, the last included: "20", "2026-11-29T15Z" or "2026-11-29T15Z-2026-11-29T17Z". */
-function fileName(params) {
+export function fileName(params) {
   const part = (hour) => (format.isDated(hour) ? `${new Date(hour * 3.6e6).toISOString().slice(0, 13)}Z` : String(hour));
   if (params.has('hour')) return part(Number(params.get('hour')));
   return `${part(Number(params.get('from')))}-${part(Number(params.get('to')) - 1)}`;
 }
 
-function save(blob, name) {
+/** Has the browser save `blob` under `name`. */
+export function save(blob, name) {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(blob);
   link.download = name;

@@ -48,6 +48,8 @@ export function draw() {
   const asMatrix = at('edges-as').value === 'matrix';
   const isEmpty = rest === 0n && edges.every(({ bytes }) => bytes === 0n);
   chart.hidden = isEmpty || asMatrix;
+  // A matrix is a table, not a picture.
+  document.querySelector('[data-svg="edges-chart"]').hidden = chart.hidden;
   at('edges-matrix').parentElement.hidden = isEmpty || !asMatrix;
   at('edges-none').hidden = !isEmpty;
   if (isEmpty) return;

@@ -64,6 +64,15 @@ export function change(after, before) {
   return `${share < 0 ? '\u2212' : '+'}${Math.abs(share).toFixed(digits)}%`;
 }
 
+/** The same in words, to be followed by what it is compared with: "12% more than", "as much as", "15 times as much as". */
+export function more(after, before) {
+  const times = Number(after) / Number(before);
+  if (times >= 10) return `${Math.round(times).toLocaleString('en')} times as much as`;
+  const share = 100 * Math.abs(times - 1);
+  if (share < 0.5) return 'as much as';
+  return `${share.toFixed(share < 9.95 ? 1 : 0)}% ${times > 1 ? 'more' : 'less'} than`;
+}
+
 /** A difference of bytes with its sign, in all digits. */
 export function signed(value) {
   return `${value < 0n ? '\u2212' : '+'}${digits(value < 0n ? -value : value)}`;
@@ -124,6 +133,11 @@ export function hour(number) {
   if (!isDated(number)) return String(number);
   const ms = number * 3.6e6;
   return new Date(ms + shiftOf(ms)).toISOString().slice(0, 16).replace('T', ' ');
+}
+
+/** The day of UTC that an hour is in: "2026-11-25". */
+export function date(number) {
+  return new Date(number * 3.6e6).toISOString().slice(0, 10);
 }
 
 /** The hour that `hour` wrote as a date with a time. */

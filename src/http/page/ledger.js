@@ -53,6 +53,11 @@ function spans(rows, span) {
   return rows.map((row) => ({ ...row, span }));
 }
 
+/** The number of flows in all hours. */
+export function flows(rows) {
+  return rows.reduce((sum, { flows }) => sum + flows, 0);
+}
+
 /** The rows that have some of the hours from `from` to before `to`. */
 export function within(rows, { from, to }) {
   return rows.filter(({ hour, span }) => hour + span > from && hour < to);

@@ -20,8 +20,14 @@ use super::error::Problem;
 use super::negotiate;
 use flow::Encoding;
 
+/// The sample day, which the page sends on request.
+const SAMPLE_DAY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sample-day.ndjson.gz"));
+/// Upper bound of its part of the binary.
+const SAMPLE_DAY_BYTES_MAX: usize = 64 << 10;
+const _: () = assert!(SAMPLE_DAY.len() <= SAMPLE_DAY_BYTES_MAX);
+
 /// The page's assets, as `build.rs` made them.
-static ASSETS: [Asset; 2] = [
+static ASSETS: [Asset; 3] = [
     Asset {
         name: "page.css",
         media_type: "text/css; charset=utf-8",
@@ -31,6 +37,11 @@ static ASSETS: [Asset; 2] = [
         name: "page.js",
         media_type: "text/javascript; charset=utf-8",
         gzip: include_bytes!(concat!(env!("OUT_DIR"), "/page.js.gz")),
+    },
+    Asset {
+        name: "sample-day.ndjson",
+        media_type: "application/x-ndjson",
+        gzip: SAMPLE_DAY,
     },
 ];
 

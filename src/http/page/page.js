@@ -1,13 +1,20 @@
 // Decides what to fetch and when, and which module shows it.
 
+import * as accounts from './accounts.js';
 import * as api from './api.js';
+import * as cards from './cards.js';
 import * as dom from './dom.js';
 import * as edges from './edges.js';
+import * as download from './download.js';
 import * as empty from './empty.js';
 import * as filters from './filters.js';
 import * as hours from './hours.js';
+import * as keys from './keys.js';
 import * as ledger from './ledger.js';
 import * as picker from './picker.js';
+import * as requests from './requests.js';
+import * as saved from './saved.js';
+import * as sentence from './sentence.js';
 import * as series from './series.js';
 import * as table from './table.js';
 import * as talkers from './talkers.js';
@@ -18,10 +25,10 @@ import * as views from './view.js';
 /** Pause between two refreshes; after a slow refresh, its duration times this factor. */
 const REFRESH_MS = 10_000;
 const REFRESH_PAUSE = 10;
+/** The pause while the first flows are expected, and while they come. */
+const FIRST_REFRESH_MS = 2_000;
 /** Pauses before each retry while the service does not respond; the last one repeats. */
 const RETRY_MS = [1_000, 2_000, 4_000, 8_000];
-const TALKERS = 8;
-const EDGES = 20;
 /** Pause after which a window counts as resized. */
 const RESIZE_MS = 150;
 
@@ -84,7 +91,8 @@ async function refresh() {
   const begin = performance.now();
   try {
     recovered(await load(signal));
-    schedule(Math.max(REFRESH_MS, REFRESH_PAUSE * (performance.now() - begin)));
+    const pause = empty.isBeginning() ? FIRST_REFRESH_MS : REFRESH_MS;
+    schedule(Math.max(pause, REFRESH_PAUSE * (performance.now() - begin)));
   } catch (error) {
     if (signal.aborted) return;
     PARTS.forEach((id) => card(id).removeAttribute('aria-busy'));
@@ -109,25 +117,17 @@ function tableQuery() {
   return views.tableQuery(view, range, before(), ledger.finest(known, range));
 }
 
+/** The requests of all cards but the chart of hours. */
+function requestsNow() {
+  return requests.of(view, range, before(), ledger.finest(known, range));
+}
+
 /** The first of the hours to compare with, as many as are shown; null without comparison, or if there are too few. */
 function before() {
   const first = range.from - (range.to - range.from);
   if (!view.compare || first < known[0].hour) return null;
   const whole = ledger.aligned(known, { from: first, to: range.from });
   return whole.from === first && whole.to === range.from ? first : null;
-}
-
-/**
- * The query of one list, of which `other` is the opposite side. If the page is about an application,
- * the sources are those that send to it, and the destinations those that it sends to.
- */
-function talkersQuery(other) {
-  const query = views.query(view, range);
-  const subject = views.subject(view);
-  if (subject === null) return query;
-  query.delete('peer');
-  query.append(other, subject);
-  return query;
 }
 
 /** Dims the parts that show another query. */
@@ -161,7 +161,8 @@ async function load(signal) {
   at('live').hidden = false;
   at('content').hidden = known.length === 0;
   at('updated').textContent = `Updated ${format.clock(api.now())}`;
-  empty.show(known.length === 0);
+  accounts.show(api.ledgerDifference());
+  empty.show(ledger.flows(known));
   if (known.length === 0) {
     shown = '';
     return view.misread;
@@ -179,35 +180,28 @@ async function load(signal) {
   if (fresh === shown) {
     report([await chart], false);
     signal.throwIfAborted();
+    tell(signal);
     return bannerText || view.misread;
   }
   shown = '';
 
-  const query = views.query(view, range);
-  const page = { limit: table.ROWS, ...(view.cursor === '' ? {} : { cursor: view.cursor }) };
-  const ask = async (params, more) => {
-    const all = new URLSearchParams(params);
-    for (const [name, value] of Object.entries(more)) all.set(name, value);
-    return api.flows(all, signal);
-  };
-  const compare = before() === null ? {} : { compare: before() };
-  const sumOf = (params) => ask(params, { group_by: '', ...compare }).then(({ rows }) => sum(rows));
+  const asked = requestsNow();
+  const sumOf = (params) => api.flows(params, signal).then(({ rows }) => sum(rows));
   const isWhole = inRange.every(({ hour, span }) => hour >= range.from && hour + span <= range.to);
-  const totals = views.isFiltered(view) || !isWhole ? sumOf(query) : Promise.resolve(sumOfHours(inRange));
+  const totals = views.isFiltered(view) || !isWhole ? sumOf(asked.total) : Promise.resolve(sumOfHours(inRange));
   const span = range.to - range.from;
-  const list = (id, field, other) => {
-    const params = talkersQuery(other);
-    const whole = views.subject(view) === null ? totals : sumOf(params);
-    const rows = ask(params, { group_by: field, sort: 'bytes', limit: TALKERS, ...compare });
+  const list = (id, field) => {
+    const whole = views.subject(view) === null ? totals : sumOf(requests.sum(asked[id]));
+    const rows = api.flows(asked[id], signal);
     return [Promise.all([rows, whole]), ([{ rows }, whole]) => talkers.show(at(id), field, rows, whole, span)];
   };
-  const pairs = ask(query, { group_by: 'src_app,dest_app', sort: 'bytes', limit: EDGES });
+  const pairs = api.flows(asked['edges-chart'], signal);
   const shows = {
     total: [totals, (totals) => showTotals(totals, inRange)],
-    sources: list('sources', 'src_app', 'dest_app'),
-    destinations: list('destinations', 'dest_app', 'src_app'),
+    sources: list('sources', 'src_app'),
+    destinations: list('destinations', 'dest_app'),
     'edges-chart': [Promise.all([pairs, totals]), ([{ rows }, totals]) => edges.show(rows, totals, span)],
-    table: [ask(tableQuery(), page), (response) => table.show(response, view, ledger.finest(known, range))],
+    table: [api.flows(asked.table, signal), (response) => table.show(response, view, ledger.finest(known, range))],
   };
   const parts = Object.entries(shows).map(([id, [response, show]]) => part(id, queries[id], signal, response, show));
   const results = await Promise.allSettled([...parts, chart]);
@@ -222,7 +216,13 @@ async function load(signal) {
   const areAlike = errors.length >= all && new Set(errors.map(({ error }) => error.message)).size === 1;
   bannerText = areAlike ? `${errors[0].error.message}.` : '';
   report(errors, areAlike);
+  tell(signal);
   return bannerText || view.misread;
+}
+
+/** The sentence comes last: it does not delay the cards. */
+function tell(signal) {
+  sentence.show(known, Math.floor(api.now() / 3.6e6), signal);
 }
 
 /** Shows one response in its card, or resolves to its error; throws an error that concerns all cards. */
@@ -233,7 +233,7 @@ async function part(id, query, signal, response, show) {
     if (signal.aborted) return;
     show(result);
     loadedQueries.set(id, query);
-    note(card(id), '');
+    cards.note(card(id), '');
     card(id).classList.remove('other');
     card(id).removeAttribute('aria-busy');
   } catch (error) {
@@ -246,7 +246,7 @@ async function part(id, query, signal, response, show) {
 /** Shows in each card its error, unless the banner shows one for all (`isInBanner`). */
 function report(errors, isInBanner) {
   for (const { id, error } of errors.filter((one) => one)) {
-    note(card(id), isInBanner ? '' : error.message);
+    cards.note(card(id), isInBanner ? '' : error.message);
     card(id).removeAttribute('aria-busy');
   }
 }
@@ -329,22 +329,6 @@ function sumOfHours(rows) {
   return { ...sums, bytes_tx_before: sumsBefore.bytes_tx, bytes_rx_before: sumsBefore.bytes_rx };
 }
 
-/** Shows an error below the head of a card; with an empty `text`, removes it. */
-function note(card, text) {
-  let line = card.querySelector('.problem');
-  if (text === '') {
-    line?.remove();
-    return;
-  }
-  if (!line) {
-    line = document.createElement('p');
-    line.className = 'problem wrong';
-    line.setAttribute('role', 'alert');
-    (card.querySelector('.head') ?? card.lastElementChild).after(line);
-  }
-  if (line.textContent !== text) line.textContent = text;
-}
-
 function showTotals(sums, inRange) {
   const { bytes_tx, bytes_rx, bytes_tx_before, bytes_rx_before } = sums;
   const total = bytes_tx + bytes_rx;
@@ -402,7 +386,7 @@ function askForToken(problem) {
   const isFirst = at('token').hidden && at('token-value').value === '';
   at('token').hidden = false;
   at('content').hidden = true;
-  at('empty').hidden = true;
+  at('empty').hidden = at('arrivals').hidden = true;
   at('token-problem').textContent = isFirst ? '' : `${problem.message}.`;
   at('token-value').focus();
 }
@@ -467,6 +451,18 @@ at('series').onchange = ({ target }) => showAs({ by: target.value });
 at('compare').onchange = ({ target }) => go({ compare: target.checked, sort: target.checked ? 'change' : 'bytes' });
 dom.options(at('series'), Object.entries(views.SERIES), view.by);
 
+/** Chooses as many hours before or after, as the buttons do. */
+const step = (id) => at(id).disabled || at(id).click();
+keys.start({ '/': () => at('search').focus(), '[': () => step('previous-hour'), ']': () => step('next-hour') });
+cards.start({
+  target: (id) => (id === 'hours-chart' ? requests.bars(view, hours.frameAndStep()) : `flows?${requestsNow()[id]}`),
+  name: () => download.fileName(views.query(view, range)),
+});
+saved.start(
+  () => views.format({ ...view, cursor: '' }),
+  (address) => go({ ...views.parse(address), live: view.live }),
+);
+empty.start(refresh);
 picker.start(go);
 hours.start(go, redrawHours, about);
 filters.start(go, () => view);

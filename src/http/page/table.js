@@ -3,10 +3,8 @@
 import * as dom from './dom.js';
 import * as download from './download.js';
 import * as format from './format.js';
+import { ROWS } from './requests.js';
 import { FILTERS, GROUPINGS, UNSORTED, columns, comparesTable } from './view.js';
-
-/** Rows on a page. */
-export const ROWS = 25;
 
 const at = (id) => document.getElementById(id);
 const TITLES = { src_app: 'Source', dest_app: 'Destination', vpc_id: 'VPC', hour: 'Hour', change: 'Change' };

@@ -83,6 +83,10 @@ impl Service for Standalone {
         self.engine.hours(&self.store, query, cancel)
     }
 
+    fn ledger_difference(&self) -> Option<i64> {
+        self.store.ledger_difference()
+    }
+
     fn newest_hour(&self) -> Option<Hour> {
         self.store.newest_hour()
     }

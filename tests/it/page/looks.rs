@@ -109,7 +109,7 @@ fn the_page_prints_completely() {
            bars: seen('#hours-chart rect.received').length, shares: seen('.share').filter((e) => e.offsetWidth > 0).length, \
            exact: getComputedStyle(document.querySelector('.share')).printColorAdjust, \
            labels: seen('.node-label').length, chips: seen('#filters bdi').length, page: getComputedStyle(document.body).backgroundColor, \
-           summary: document.getElementById('summary').offsetWidth }",
+           summary: document.getElementById('summary').offsetWidth, sentence: document.getElementById('sentence').checkVisibility() }",
     );
     assert!(found["wide"].as_u64() <= Some(703), "{found}");
     assert_eq!(
@@ -130,6 +130,7 @@ fn the_page_prints_completely() {
         "the dark scheme is not printed"
     );
     assert!(found["summary"].as_u64() > Some(100), "{found}");
+    assert_eq!(found["sentence"], true, "{found}");
     // The event is sent when the page has the screen styles again.
     browser.cdp("Emulation.setEmulatedMedia", json!({"media": ""}));
     browser.js("dispatchEvent(new Event('afterprint'))");

@@ -12,11 +12,13 @@ use crate::support::{Client, Daemon, NDJSON, TestFlow};
 
 mod charts;
 mod colors;
+mod first;
 mod looks;
 mod names;
 mod service;
 mod spans;
 mod time;
+mod tools;
 
 const SAMPLE_DAY: &str = include_str!("../../../data/sample-day.ndjson");
 

@@ -110,6 +110,40 @@ fn the_last_days_are_compared_with_the_days_before() {
     daemon.stop();
 }
 
+/// The sentence above everything is about the newest day of UTC that is over.
+#[test]
+fn yesterday_is_told_in_a_sentence() {
+    let (_dir, daemon, browser, now) = three_weeks();
+    let sentence = |browser: &Browser| browser.text("#sentence");
+    browser.open("/");
+    complete(&browser);
+    browser.until("document.getElementById('sentence').textContent !== ''");
+    // The hours of yesterday begin this long ago.
+    let age = u64::from(now % 24) + 1;
+    let (of_day, of_day_before) = (bytes_of_all(age, 24), bytes_of_all(age + 24, 24));
+    let change = 100.0 * (of_day as f64 / of_day_before as f64 - 1.0);
+    assert!((0.0..0.5).contains(&change), "{change}");
+    let amount = format!("{:.2} GB", of_day as f64 / 1e9);
+    assert_eq!(
+        sentence(&browser),
+        format!("Yesterday {amount}, as much as the day before; most of all web → db.")
+    );
+    // It is about all flows, whatever the view shows, and follows them.
+    let hour = now - now % 24 - 5;
+    let backup = TestFlow::new(hour, "backup", "<b>", "v", 3 * of_day, 0);
+    daemon.client.accept(&[backup]);
+    browser.open("/?last=24&src_app=api");
+    let expected = format!(
+        "Yesterday {:.2} GB, {:.0}% more than the day before; mostly backup → <b>.",
+        4.0 * of_day as f64 / 1e9,
+        100.0 * (4.0 * of_day as f64 / of_day_before as f64 - 1.0)
+    );
+    browser.until("/backup/.test(document.getElementById('sentence').textContent)");
+    assert_eq!(sentence(&browser), expected);
+    nothing_to_complain_about(&browser);
+    daemon.stop();
+}
+
 fn select(browser: &Browser, id: &str, value: &str) {
     browser.js(&format!(
         "const field = document.getElementById('{id}'); field.value = '{value}'; \

@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Body, RequestBuilder};
 
+use flow::{IdempotencyKey, headers};
+
 use super::{Client, ClientError, RESPONSE_TIME_MAX, redirect_target};
 
 /// For a DELETE, which only frees room: not worth a long wait.
@@ -87,6 +89,22 @@ impl Client {
             .header("content-type", "application/json");
         let response = self.require_success(path, request.send(&json))?;
         self.json(path, response)
+    }
+
+    /// Sends `flows` as one batch under `key`, so that they count once however often they are sent.
+    pub fn post_flows(
+        &self,
+        key: &IdempotencyKey,
+        flows: &impl Serialize,
+    ) -> Result<(), ClientError> {
+        const PATH: &str = "/flows";
+        let json = serde_json::to_vec(flows).map_err(|e| ClientError::Options(e.to_string()))?;
+        let request = self
+            .to_post(PATH)
+            .header("content-type", "application/json")
+            .header(headers::IDEMPOTENCY_KEY, key.as_str());
+        let response = self.require_success(PATH, request.send(&json))?;
+        self.json::<serde_json::Value>(PATH, response).map(drop)
     }
 
     pub fn delete(&self, path: &str) -> Result<(), ClientError> {

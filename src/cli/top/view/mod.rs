@@ -17,7 +17,7 @@ use super::super::text::{bytes, fit, fit_right, rate, visible, width};
 use super::query::{Row, Snapshot, fields};
 use super::state::{InputMode, State};
 use crate::config::HourChoice;
-use agent::units::hour_name;
+use agent::units::{hour_name, hour_start};
 
 /// Columns for the text beside the bars of hours.
 const LABEL_COLUMNS: u16 = 16;
@@ -26,18 +26,27 @@ const HOUR_COLUMNS_MAX: usize = 3;
 /// Lines for an error that does not fit into one.
 const TROUBLE_LINES: u16 = 3;
 const KEYS: [&str; 2] = [
-    "q quit  ? help  s sort  g group  / search  ← → hour  space pause",
+    "q quit  ? help  ↑ ↓ Enter peers  o browser  s sort  g group  / search  [ ] hour",
     "q quit  ? help  s sort  g group",
 ];
-const HELP: [&str; 8] = [
+/// In a view behind another one.
+const KEYS_BEHIND: [&str; 2] = [
+    "Esc back  ? help  ↑ ↓ Enter peers  o browser  s sort  g group  / search  q quit",
+    "Esc back  ? help  q quit",
+];
+const HELP: [&str; 12] = [
+    "↑ ↓ PgUp PgDn Home   select a row",
+    "Enter    its peers; of a VPC, its pairs",
+    "Esc Backspace        back",
+    "o        the same view in a browser",
+    "/        search in names; empty: all",
+    "← → [ ]  hour before, hour after",
+    "l End    latest hour, and stay there",
     "s        sort: bytes, tx, rx, rate",
     "g        group: edge, src, dest, vpc",
-    "/        search in names; empty: all",
-    "← →      hour before, hour after",
-    "l End    latest hour, and stay there",
     "space    pause, go on",
     "?        this; any key goes back",
-    "q Esc    quit",
+    "q        quit, as Esc at the beginning",
 ];
 
 /// The colours, or none.
@@ -47,6 +56,7 @@ pub(super) struct Palette {
     dim: Style,
     bar: Style,
     trouble: Style,
+    selected: Style,
 }
 
 impl Palette {
@@ -70,6 +80,7 @@ impl Palette {
             dim: Style::new().add_modifier(Modifier::DIM),
             bar: Style::new(),
             trouble: Style::new().add_modifier(Modifier::BOLD),
+            selected: Style::new().add_modifier(Modifier::REVERSED),
         }
     }
 }
@@ -96,6 +107,16 @@ impl Heights {
         }
     }
 
+    /// As much room as possible for the list of keys.
+    fn for_help(height: u16) -> Heights {
+        Heights {
+            totals: 0,
+            mode: 0,
+            chart: 0,
+            ..Heights::from_screen(height)
+        }
+    }
+
     /// All lines but the rows, including the title and the column names.
     fn others(&self) -> u16 {
         2 + self.totals + self.mode + self.chart + self.footer
@@ -111,7 +132,10 @@ pub(super) fn rows_on_screen(height: u16) -> usize {
 
 pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Instant) {
     let area = frame.area();
-    let heights = Heights::from_screen(area.height);
+    let heights = match state.mode {
+        InputMode::Help => Heights::for_help(area.height),
+        _ => Heights::from_screen(area.height),
+    };
     let mut canvas = Canvas {
         buffer: frame.buffer_mut(),
         rest: area,
@@ -127,7 +151,6 @@ pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Inst
         false => heights.footer,
     };
     let footer_area = canvas.take_last(lines);
-    let rows = canvas.rest;
     match (&state.mode, &state.snapshot) {
         (InputMode::Help, _) => {
             for line in HELP {
@@ -141,7 +164,7 @@ pub(super) fn draw(frame: &mut Frame, state: &State, palette: Palette, now: Inst
             };
             Line::styled(text, palette.dim)
         }),
-        (_, Some(snapshot)) => draw_rows(&mut canvas, snapshot, palette, rows.width.into()),
+        (_, Some(snapshot)) => draw_rows(&mut canvas, state, snapshot, palette),
     }
     if let InputMode::Search(_) = state.mode {
         let end = footer_area.x.saturating_add(footer.width() as u16);
@@ -259,11 +282,7 @@ fn mode(state: &State, palette: Palette) -> Line<'static> {
     if !filters.search.is_empty() {
         text += &format!("  /{}", visible(&filters.search));
     }
-    for (name, values) in [
-        ("src_app", &filters.src_app),
-        ("dest_app", &filters.dest_app),
-        ("vpc_id", &filters.vpc_id),
-    ] {
+    for (name, values) in filters.by_name() {
         for value in values {
             text += &format!("  {name}={}", visible(value));
         }
@@ -294,11 +313,7 @@ fn draw_chart(buffer: &mut Buffer, area: Rect, state: &State, palette: Palette) 
     let (Some(from), Some(to)) = (hours.first(), hours.last()) else {
         return;
     };
-    let range = format!("{} … {}", from.hour, to.hour);
-    let label = match area.height {
-        1 => vec![range],
-        _ => vec!["bytes by hour".into(), range],
-    };
+    let label = chart_label(from.hour, to.hour, area.height);
     let label_area = Rect {
         width: label_columns.saturating_sub(1),
         ..area
@@ -322,7 +337,24 @@ fn draw_chart(buffer: &mut Buffer, area: Rect, state: &State, palette: Palette) 
         .render(bars, buffer);
 }
 
-fn draw_rows(canvas: &mut Canvas, snapshot: &Snapshot, palette: Palette, columns: usize) {
+/// The hours of the chart, in at most `height` lines of [`LABEL_COLUMNS`] columns.
+fn chart_label(from: u64, to: u64, height: u16) -> Vec<String> {
+    let title = "bytes by hour".to_owned();
+    // Without the year.
+    let short = |hour| hour_start(hour).and_then(|start| Some(start.get(5..)?.to_owned()));
+    match (short(from), short(to)) {
+        (Some(from), Some(to)) if height >= 3 => vec![title, format!("{from} to"), to],
+        (Some(from), Some(to)) => {
+            let day = |time: &str| time.split(' ').next().unwrap_or_default().to_owned();
+            vec![format!("{} … {}", day(&from), day(&to))]
+        }
+        _ if height >= 2 => vec![title, format!("{from} … {to}")],
+        _ => vec![format!("{from} … {to}")],
+    }
+}
+
+fn draw_rows(canvas: &mut Canvas, state: &State, snapshot: &Snapshot, palette: Palette) {
+    let columns = usize::from(canvas.rest.width);
     let query = &snapshot.query;
     let names = fields(query.group_by);
     let (chosen, name_columns) = Column::choose(query.sort, names.len(), columns);
@@ -357,7 +389,10 @@ fn draw_rows(canvas: &mut Canvas, snapshot: &Snapshot, palette: Palette, columns
         .max()
         .unwrap_or(0)
         .max(1) as f64;
-    for row in &snapshot.rows {
+    let rows = state.rows();
+    let height = usize::from(canvas.rest.height);
+    let shown = state.selection.visible(rows.len(), height);
+    for (index, row) in shown.clone().zip(&rows[shown]) {
         let names: Vec<String> = row
             .names()
             .map(|name| fit(&visible(name), name_columns))
@@ -371,7 +406,11 @@ fn draw_rows(canvas: &mut Canvas, snapshot: &Snapshot, palette: Palette, columns
             spans.push(Span::raw(" "));
             spans.push(Span::styled(column.cell(row, all, most, *columns), style));
         }
-        canvas.line(1, || Line::from(spans));
+        let line = match state.selection.index() == Some(index) {
+            true => Line::from(spans).style(palette.selected),
+            false => Line::from(spans),
+        };
+        canvas.line(1, || line);
     }
 }
 
@@ -380,9 +419,17 @@ fn footer(state: &State, palette: Palette, columns: u16) -> Line<'static> {
     match (&state.mode, &state.trouble) {
         (InputMode::Search(text), _) => Line::raw(format!("/{}", visible_or_empty(text))),
         (_, Some(why)) => Line::styled(format!("trying again: {}", visible(why)), palette.trouble),
+        _ if state.notice.is_some() => {
+            let notice = state.notice.as_deref().unwrap_or_default();
+            Line::raw(visible(notice))
+        }
         _ => {
             let fits = |keys: &&&str| width(keys) <= columns.into();
-            let keys = KEYS.iter().find(fits).copied().unwrap_or_default();
+            let all = match state.has_trail() {
+                true => &KEYS_BEHIND,
+                false => &KEYS,
+            };
+            let keys = all.iter().find(fits).copied().unwrap_or_default();
             Line::styled(keys, palette.dim)
         }
     }

@@ -6,6 +6,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::json;
 
 use super::super::query::TopQuery;
+use super::super::state::Effect;
 use super::*;
 use crate::config::{Filters, GroupBy, SortBy};
 use agent::client::ClientError;
@@ -91,7 +92,8 @@ fn screen(state: &State, width_: u16, height: u16, now: Instant) -> String {
 
 fn press(state: &mut State, keys: &[KeyCode], now: Instant) {
     for key in keys {
-        assert!(state.press(KeyEvent::new(*key, KeyModifiers::NONE), now));
+        let key = KeyEvent::new(*key, KeyModifiers::NONE);
+        assert_eq!(state.press(key, now), Effect::Done);
     }
 }
 
@@ -191,6 +193,59 @@ fn keys_are_explained_and_typed_text_is_shown() {
     assert!(screen(&state, 80, 24, now).contains("\nsrc_app → dest_app by bytes  /名\n"));
 }
 
+#[test]
+fn the_selected_row_is_on_the_screen_and_stands_out() {
+    let (mut state, now) = state();
+    // A terminal in which two rows fit.
+    let (columns, lines) = (80, 7);
+    assert_eq!(rows_on_screen(lines), 2);
+    state.fit(2, now);
+    let reversed = |state: &State| -> Vec<u16> {
+        let mut terminal = Terminal::new(TestBackend::new(columns, lines)).unwrap();
+        let drawn = terminal.draw(|frame| draw(frame, state, Palette::plain(), now));
+        drawn.unwrap();
+        let buffer = terminal.backend().buffer();
+        let is_reversed = |y: &u16| buffer[(0, *y)].modifier.contains(Modifier::REVERSED);
+        (0..lines).filter(is_reversed).collect()
+    };
+    // The head of the table is too.
+    assert_eq!(reversed(&state), [3]);
+    press(&mut state, &[KeyCode::Down], now);
+    assert_eq!(reversed(&state), [3, 4]);
+    press(&mut state, &[KeyCode::Down, KeyCode::Down], now);
+    assert_eq!(reversed(&state), [3, 5]);
+    let shown = screen(&state, columns, lines, now);
+    assert!(
+        shown.contains("\nevil") && !shown.contains("\nweb"),
+        "{shown}"
+    );
+    // What was asked for is told until the next key.
+    state.notice = Some("there is no desktop; the page is http://s/?x\u{7}".into());
+    let shown = screen(&state, columns, lines, now);
+    assert!(
+        shown.ends_with("\nthere is no desktop; the page is http://s/?x\\u{7}\n"),
+        "{shown}"
+    );
+    press(&mut state, &[KeyCode::Enter], now);
+    let shown = screen(&state, columns, lines, now);
+    assert!(shown.contains("  peer=evil\\u{1b}"), "{shown}");
+    assert!(
+        shown.lines().last().unwrap().starts_with("Esc back  "),
+        "{shown}"
+    );
+}
+
+#[test]
+fn hours_since_the_epoch_are_dates_below_the_chart() {
+    let label = |height| chart_label(498_855, 498_878, height);
+    assert_eq!(label(3), ["bytes by hour", "11-28 15:00 to", "11-29 14:00"]);
+    assert_eq!(label(1), ["11-28 … 11-29"]);
+    assert_eq!(chart_label(0, 23, 3), ["bytes by hour", "0 … 23"]);
+    for line in label(3) {
+        assert!(line.len() < LABEL_COLUMNS.into(), "{line}");
+    }
+}
+
 const GOLDEN_80X24: &str = "\
 flowtally top  http://127.0.0.1:8080                                     1 s ago
 hour 23 (latest)  tx 99.0 MB  rx 891 MB  0 B/s  115 flows
@@ -215,7 +270,7 @@ evil\\u{1b}[2J… db\\r\\n         2.50 kB 2.50 kB     0 B     0 B/s  0.0 %
 
 
 
-q quit  ? help  s sort  g group  / search  ← → hour  space pause
+q quit  ? help  ↑ ↓ Enter peers  o browser  s sort  g group  / search  [ ] hour
 ";
 
 const GOLDEN_40X12: &str = "\

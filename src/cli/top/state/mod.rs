@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::query::{Snapshot, TopQuery};
+use super::query::{Row, Snapshot, TopQuery};
+use super::selection::Selection;
 use crate::config::{GroupBy, HourChoice, SortBy};
 use agent::client::ClientError;
 
@@ -14,6 +15,8 @@ const REST_FACTOR: u32 = 4;
 const REST_MAX: Duration = Duration::from_secs(30);
 /// Longest search text, as typed.
 const SEARCH_BYTES_MAX: usize = 256;
+/// Views to go back to; of more, the oldest are forgotten.
+const TRAIL_MAX: usize = 32;
 
 pub(super) struct State {
     /// As in `http://flowtally:8080`.
@@ -24,6 +27,11 @@ pub(super) struct State {
     pub(super) snapshot: Option<Snapshot>,
     /// The previous snapshot, for rates.
     base: Option<Snapshot>,
+    pub(super) selection: Selection,
+    /// The views that led to this one, each with the names of the row that was selected.
+    trail: Vec<(TopQuery, Option<Vec<String>>)>,
+    /// A message for the user, until the next key.
+    pub(super) notice: Option<String>,
     /// The error of the last query.
     pub(super) trouble: Option<String>,
     /// The reason why every query will fail.
@@ -37,6 +45,17 @@ pub(super) struct State {
     interval: Duration,
     /// The `--limit` of the command line.
     limit: Option<usize>,
+}
+
+/// What is left to do after a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing: the state has changed.
+    Done,
+    /// To end the view.
+    Quit,
+    /// To open this URL in a browser.
+    Open(String),
 }
 
 /// The meaning of keys.
@@ -61,6 +80,9 @@ impl State {
             query,
             snapshot: None,
             base: None,
+            selection: Selection::default(),
+            trail: Vec::new(),
+            notice: None,
             trouble: None,
             hopeless: None,
             paused: false,
@@ -129,10 +151,29 @@ impl State {
         }
         self.snapshot = Some(snapshot);
         self.trouble = None;
+        self.with_rows(Selection::follow);
     }
 
-    /// Requests as many rows as fit on the screen.
+    /// The rows of the last snapshot that are shown, or that can be scrolled to.
+    pub(super) fn rows(&self) -> &[Row] {
+        let rows = self.snapshot.as_ref().map_or(&[][..], |shown| &shown.rows);
+        &rows[..rows.len().min(self.limit.unwrap_or(usize::MAX))]
+    }
+
+    /// Whether there is a view to go back to.
+    pub(super) fn has_trail(&self) -> bool {
+        !self.trail.is_empty()
+    }
+
+    fn with_rows(&mut self, change: impl FnOnce(&mut Selection, &[Row])) {
+        let mut selection = std::mem::take(&mut self.selection);
+        change(&mut selection, self.rows());
+        self.selection = selection;
+    }
+
+    /// Requests as many rows as fit on the screen, and more for scrolling.
     pub(super) fn fit(&mut self, rows: usize, now: Instant) {
+        let rows = self.selection.fit(rows);
         let rows = self.limit.map_or(rows, |limit| limit.min(rows)).max(1);
         let more = rows > self.query.limit;
         self.query.limit = rows;
@@ -141,10 +182,14 @@ impl State {
         }
     }
 
-    /// Handles a key. Returns false if it ends the view.
-    pub(super) fn press(&mut self, key: KeyEvent, now: Instant) -> bool {
+    /// Handles a key.
+    pub(super) fn press(&mut self, key: KeyEvent, now: Instant) -> Effect {
+        self.notice = None;
         if key.modifiers.contains(KeyModifiers::CONTROL) {
-            return key.code != KeyCode::Char('c');
+            return match key.code {
+                KeyCode::Char('c') => Effect::Quit,
+                _ => Effect::Done,
+            };
         }
         match &mut self.mode {
             InputMode::Rows => return self.press_in_rows(key.code, now),
@@ -155,19 +200,33 @@ impl State {
                 KeyCode::Enter => {
                     self.query.filters.search = std::mem::take(text);
                     self.mode = InputMode::Rows;
+                    self.selection.expect(None);
                     self.due_at = now;
                 }
                 KeyCode::Esc => self.mode = InputMode::Rows,
                 _ => (),
             },
         }
-        true
+        Effect::Done
     }
 
-    fn press_in_rows(&mut self, key: KeyCode, now: Instant) -> bool {
+    fn press_in_rows(&mut self, key: KeyCode, now: Instant) -> Effect {
         let before = self.query.clone();
+        let page = self.selection.page();
         match key {
-            KeyCode::Char('q') | KeyCode::Esc => return false,
+            KeyCode::Char('q') => return Effect::Quit,
+            KeyCode::Esc if !self.has_trail() => return Effect::Quit,
+            KeyCode::Esc | KeyCode::Backspace => self.back(),
+            KeyCode::Enter => self.drill(),
+            KeyCode::Char('o') => {
+                let path = self.query.page_path(self.wanted_hour());
+                return Effect::Open(format!("{}{path}", self.url.trim_end_matches('/')));
+            }
+            KeyCode::Up | KeyCode::Char('k') => self.with_rows(|s, rows| s.move_by(-1, rows)),
+            KeyCode::Down | KeyCode::Char('j') => self.with_rows(|s, rows| s.move_by(1, rows)),
+            KeyCode::PageUp => self.with_rows(|s, rows| s.move_by(-page, rows)),
+            KeyCode::PageDown => self.with_rows(|s, rows| s.move_by(page, rows)),
+            KeyCode::Home => self.with_rows(|s, rows| s.select(0, rows)),
             KeyCode::Char('s') => {
                 self.query.sort = match self.query.sort {
                     SortBy::Bytes => SortBy::Tx,
@@ -177,6 +236,7 @@ impl State {
                 }
             }
             KeyCode::Char('g') => {
+                self.selection.expect(None);
                 self.query.group_by = match self.query.group_by {
                     GroupBy::Edge => GroupBy::SrcApp,
                     GroupBy::SrcApp => GroupBy::DestApp,
@@ -184,8 +244,8 @@ impl State {
                     GroupBy::VpcId => GroupBy::Edge,
                 }
             }
-            KeyCode::Left => self.query.hour = self.earlier(),
-            KeyCode::Right => self.query.hour = self.later(),
+            KeyCode::Left | KeyCode::Char('[') => self.query.hour = self.earlier(),
+            KeyCode::Right | KeyCode::Char(']') => self.query.hour = self.later(),
             KeyCode::Char('l') | KeyCode::End => self.query.hour = HourChoice::Latest,
             KeyCode::Char('/') => {
                 self.mode = InputMode::Search(self.query.filters.search.clone());
@@ -197,7 +257,40 @@ impl State {
         if self.query != before {
             self.due_at = now;
         }
-        true
+        Effect::Done
+    }
+
+    /// Shows what is behind the selected row, or behind the first one.
+    fn drill(&mut self) {
+        let Some(shown) = self.snapshot.as_ref().map(|shown| &shown.query) else {
+            return;
+        };
+        // The rows of the next view have not come yet.
+        if !shown.compares_with(&self.query) {
+            return;
+        }
+        let row = self.rows().get(self.selection.index().unwrap_or(0));
+        let Some(behind) = row.and_then(|row| self.query.behind(row)) else {
+            return;
+        };
+        if self.trail.len() == TRAIL_MAX {
+            self.trail.remove(0);
+        }
+        let selected = self.selection.names().map(<[String]>::to_vec);
+        let left = std::mem::replace(&mut self.query, behind);
+        self.trail.push((left, selected));
+        self.selection.expect(None);
+    }
+
+    /// Shows the view before, in the same hour.
+    fn back(&mut self) {
+        if let Some((query, selected)) = self.trail.pop() {
+            self.query = TopQuery {
+                hour: self.query.hour,
+                ..query
+            };
+            self.selection.expect(selected);
+        }
     }
 
     /// The number of the selected hour; `None` before the first snapshot.
@@ -246,208 +339,4 @@ fn is_hopeless(error: &ClientError, has_answered: bool) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::config::Filters;
-
-    const INTERVAL: Duration = Duration::from_secs(2);
-
-    fn state(now: Instant) -> State {
-        let query = TopQuery {
-            hour: HourChoice::Latest,
-            group_by: GroupBy::Edge,
-            sort: SortBy::Bytes,
-            filters: Filters::default(),
-            limit: 0,
-        };
-        let mut state = State::new("http://s".into(), query, None, INTERVAL, now);
-        state.fit(3, now);
-        state
-    }
-
-    fn snapshot(query: &TopQuery, hour: u64, hours: &[u64], rows: Value, at: Instant) -> Snapshot {
-        let hours = hours
-            .iter()
-            .map(|hour| json!({"hour": hour, "flows": 1, "bytes_tx": 1, "bytes_rx": 1}));
-        Snapshot {
-            query: query.clone(),
-            hour: Some(hour),
-            hours: serde_json::from_value(hours.collect()).unwrap(),
-            rows: serde_json::from_value(rows).unwrap(),
-            bytes_per_s: None,
-            at,
-        }
-    }
-
-    fn rows(sums: &[(&str, u64)]) -> Value {
-        let row = |(name, bytes): &(&str, u64)| json!({"src_app": name, "dest_app": "d", "bytes_tx": bytes, "bytes_rx": 0, "hour": 3});
-        sums.iter().map(row).collect()
-    }
-
-    /// Sends the next query, and receives `rows` of hour 3.
-    fn refresh(state: &mut State, rows: Value, now: Instant) {
-        let query = state.next_query(now).unwrap();
-        state.receive(&query, Ok(snapshot(&query, 3, &[1, 3], rows, now)), now);
-    }
-
-    fn rates(state: &State) -> Vec<(String, Option<u128>)> {
-        let rows = &state.snapshot.as_ref().unwrap().rows;
-        let name = |row: &super::super::query::Row| row.names().next().unwrap().to_owned();
-        rows.iter()
-            .map(|row| (name(row), row.bytes_per_s))
-            .collect()
-    }
-
-    fn press(state: &mut State, code: KeyCode, now: Instant) {
-        assert!(state.press(KeyEvent::new(code, KeyModifiers::NONE), now));
-    }
-
-    #[test]
-    fn rates_are_differences() {
-        let start = Instant::now();
-        let mut state = state(start);
-        refresh(
-            &mut state,
-            rows(&[("a", 1000), ("b", 500), ("c", 5)]),
-            start,
-        );
-        assert_eq!(rates(&state)[0], ("a".into(), None));
-        // A new row has no rate if the previous snapshot was truncated; a smaller sum means that the hour was deleted.
-        let then = start + INTERVAL;
-        refresh(
-            &mut state,
-            rows(&[("a", 3000), ("new", 2000), ("b", 100)]),
-            then,
-        );
-        let expected = [
-            ("a".into(), Some(1000)),
-            ("new".into(), None),
-            ("b".into(), None),
-        ];
-        assert_eq!(rates(&state), expected);
-        // A snapshot right after a key is compared with the one from two seconds ago.
-        press(&mut state, KeyCode::Char('s'), then);
-        let at = then + Duration::from_millis(20);
-        refresh(&mut state, rows(&[("a", 3020)]), at);
-        assert_eq!(rates(&state), [("a".into(), Some(1000))]);
-        // The previous snapshot had all rows, so a new row started at zero.
-        refresh(&mut state, rows(&[("a", 3020), ("z", 2000)]), at + INTERVAL);
-        assert_eq!(
-            rates(&state),
-            [("a".into(), Some(0)), ("z".into(), Some(1000))]
-        );
-        // The sums of another direction.
-        press(&mut state, KeyCode::Char('g'), at + INTERVAL);
-        refresh(&mut state, rows(&[("a", 9000)]), at + 2 * INTERVAL);
-        assert_eq!(rates(&state), [("a".into(), None)]);
-    }
-
-    #[test]
-    fn the_fastest_come_first() {
-        let start = Instant::now();
-        let mut state = state(start);
-        state.query.sort = SortBy::Rate;
-        refresh(
-            &mut state,
-            rows(&[("a", 1000), ("b", 500), ("c", 5)]),
-            start,
-        );
-        let then = start + INTERVAL;
-        refresh(
-            &mut state,
-            rows(&[("a", 1000), ("b", 600), ("c", 505)]),
-            then,
-        );
-        let expected = [
-            ("c".into(), Some(250)),
-            ("b".into(), Some(50)),
-            ("a".into(), Some(0)),
-        ];
-        assert_eq!(rates(&state), expected);
-    }
-
-    #[test]
-    fn keys_select_hours() {
-        let now = Instant::now();
-        let mut state = state(now);
-        press(&mut state, KeyCode::Left, now);
-        assert_eq!(state.query.hour, HourChoice::Latest, "none is known yet");
-        refresh(&mut state, rows(&[]), now);
-        assert_eq!(state.wanted_hour(), Some(3));
-        for (key, expected) in [
-            (KeyCode::Left, HourChoice::At(1)),
-            (KeyCode::Left, HourChoice::At(1)),
-            (KeyCode::Right, HourChoice::At(3)),
-            (KeyCode::Right, HourChoice::Latest),
-            (KeyCode::Left, HourChoice::At(1)),
-            (KeyCode::Char('l'), HourChoice::Latest),
-        ] {
-            press(&mut state, key, now);
-            assert_eq!(state.query.hour, expected);
-        }
-        state.query.hour = HourChoice::At(2);
-        press(&mut state, KeyCode::Right, now);
-        assert_eq!(state.query.hour, HourChoice::At(3));
-    }
-
-    #[test]
-    fn it_queries_when_due_and_for_the_current_selection() {
-        let start = Instant::now();
-        let mut state = state(start);
-        let query = state.next_query(start).unwrap();
-        assert_eq!(
-            state.next_query(start + 9 * INTERVAL),
-            None,
-            "one at a time"
-        );
-        // A key while the service takes a second.
-        press(&mut state, KeyCode::Char('g'), start);
-        let now = start + Duration::from_secs(1);
-        state.receive(&query, Ok(snapshot(&query, 3, &[3], rows(&[]), now)), now);
-        assert!(state.snapshot.is_none(), "the query has changed");
-        let query = state.next_query(now).unwrap();
-        assert_eq!(query.group_by, GroupBy::SrcApp);
-        let now = start + Duration::from_secs(2);
-        state.receive(&query, Ok(snapshot(&query, 3, &[3], rows(&[]), now)), now);
-        assert!(state.snapshot.is_some());
-        let rested = now + Duration::from_secs(1) * REST_FACTOR;
-        assert_eq!(state.next_query(rested - Duration::from_millis(1)), None);
-        // While paused, it queries only after the selection has changed.
-        press(&mut state, KeyCode::Char(' '), now);
-        assert_eq!(state.next_query(rested), None);
-        press(&mut state, KeyCode::Char('s'), now);
-        assert!(state.next_query(now).is_some());
-    }
-
-    #[test]
-    fn keys_quit() {
-        let now = Instant::now();
-        let mut state = state(now);
-        for end in [KeyCode::Char('q'), KeyCode::Esc] {
-            assert!(!state.press(KeyEvent::new(end, KeyModifiers::NONE), now));
-        }
-        for open in ['/', '?'] {
-            press(&mut state, KeyCode::Char(open), now);
-            press(&mut state, KeyCode::Esc, now);
-            assert_eq!(state.mode, InputMode::Rows);
-        }
-        press(&mut state, KeyCode::Char('/'), now);
-        press(&mut state, KeyCode::Char('q'), now);
-        assert_eq!(state.mode, InputMode::Search("q".into()));
-        let end = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert!(!state.press(end, now));
-    }
-
-    #[test]
-    fn more_room_is_filled_immediately() {
-        let now = Instant::now();
-        let mut state = state(now);
-        refresh(&mut state, rows(&[]), now);
-        state.fit(3, now);
-        assert_eq!(state.next_query(now), None);
-        state.fit(9, now);
-        assert_eq!(state.next_query(now).unwrap().limit, 9);
-    }
-}
+mod tests;
