@@ -61,7 +61,7 @@ const TABLE: [Module; 14] = [
         name: "query",
         may: &["store"],
         agent: &[],
-        crates: &[],
+        crates: &["arrow_array", "arrow_ipc", "arrow_schema"],
     },
     Module {
         name: "service",
@@ -147,7 +147,17 @@ const TABLE: [Module; 14] = [
             "terminal",
             "units",
         ],
-        crates: &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
+        crates: &[
+            "arrow_array",
+            "arrow_ipc",
+            "arrow_schema",
+            "clap",
+            "indicatif",
+            "parquet",
+            "ratatui",
+            "rlimit",
+            "signal_hook",
+        ],
     },
     Module {
         name: "main",

@@ -21,6 +21,7 @@ mod cluster_checkpoints;
 mod cluster_load;
 #[cfg(feature = "kafka")]
 mod cluster_start;
+mod columns;
 mod commands;
 mod contract;
 mod contract_http;
