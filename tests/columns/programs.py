@@ -127,7 +127,7 @@ def tuples(table):
 
 def check_streams(service):
     complete = f"from={FIRST}&to={BUSY}"
-    more = [f"{complete}&src_app^=svc-1", f"{complete}&sort=bytes&limit=1000"]
+    more = [f"{complete}&src_app%5E=svc-1", f"{complete}&sort=bytes&limit=1000"]
     for query in [complete, f"hour={FIRST}", "hour=3", *more]:
         with service.get(query, ARROW) as response:
             answer = pyarrow.ipc.open_stream(response).read_all()

@@ -62,6 +62,7 @@ mod notify;
 mod observe;
 mod otlp;
 mod page;
+mod parquet_import;
 mod proxy;
 mod query;
 mod query_limits;
