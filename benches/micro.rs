@@ -213,6 +213,7 @@ fn bench_store(c: &mut Criterion) {
     for (id, format, encoding) in [
         ("json", RowFormat::Json, Encoding::Identity),
         ("csv", RowFormat::Csv, Encoding::Identity),
+        ("arrow", RowFormat::Arrow, Encoding::Identity),
         ("json_gzip", RowFormat::Json, Encoding::Gzip),
         ("json_zstd", RowFormat::Json, Encoding::Zstd),
     ] {

@@ -25,6 +25,10 @@ pub(super) fn run(arguments: &QueryArgs) -> Result<(), String> {
         QueryFormat::Json => "application/json",
         QueryFormat::Csv => "text/csv",
         QueryFormat::Table | QueryFormat::Ndjson => "application/x-ndjson",
+        QueryFormat::Arrow => {
+            agent::command::refuse_terminal("--format arrow")?;
+            "application/vnd.apache.arrow.stream"
+        }
     };
     let response = client.get(&format!("/flows?{query}"), accept);
     let mut body = response
@@ -33,7 +37,8 @@ pub(super) fn run(arguments: &QueryArgs) -> Result<(), String> {
         .into_reader();
     let written = match arguments.format {
         QueryFormat::Table => return print_table(&parsed, BufReader::new(body)),
-        QueryFormat::Csv => copy(&mut body, Style::Text),
+        // To a pipe or a file, any style passes bytes on unchanged.
+        QueryFormat::Csv | QueryFormat::Arrow => copy(&mut body, Style::Text),
         QueryFormat::Json | QueryFormat::Ndjson => copy(&mut body, Style::Json),
     };
     written.map_err(|e| format!("{e}; the rows are not complete"))

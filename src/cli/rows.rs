@@ -44,7 +44,6 @@ impl<W: Write> RowSink<W> {
     pub(super) fn new(format: ExportFormat, out: W) -> RowSink<W> {
         let lines = Lines::default();
         match format {
-            ExportFormat::Ndjson | ExportFormat::Csv => RowSink::Same(out),
             ExportFormat::Json => RowSink::Array {
                 out,
                 lines,
@@ -55,6 +54,7 @@ impl<W: Write> RowSink<W> {
                 let table = TableWriter::new(out, header, NAMES);
                 RowSink::Table { table, lines }
             }
+            _ => RowSink::Same(out),
         }
     }
 

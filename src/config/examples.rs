@@ -24,7 +24,8 @@ pub(super) const IMPORT: &str = "\
 Examples:
   flowtally import 2026-*.ndjson.zst --rejects wrong.ndjson
   flowtally import --data-dir /var/lib/flowtally flows.csv
-  flowtally import --apps apps.csv vpc-flow-logs/*.log.gz";
+  flowtally import --apps apps.csv vpc-flow-logs/*.log.gz
+  flowtally import --apps apps.csv vpc-flow-logs/*.parquet";
 
 pub(super) const AGENT: &str = "\
 Examples:
@@ -56,6 +57,7 @@ pub(super) const EXPORT: &str = "\
 Examples:
   flowtally export --format csv >flows.csv
   flowtally export --from 2026-11-29 --to 2026-11-30
+  flowtally export --format parquet --to-dir days
   flowtally export --data-dir /var/lib/flowtally -o json";
 
 pub(super) const STATS: &str = "\

@@ -78,10 +78,11 @@ pub enum Command {
     },
     /// Import files of flows, into a stopped service's data directory or through a running service.
     ///
-    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd. A file is recognised by its flows:
-    /// imported or sent again, under any name and compressed or not, it counts once; of a file that has grown, or whose
-    /// import was interrupted, only the new flows count. The service remembers that for its --import-window (90 days).
-    /// A line that is not a flow is skipped, counted, and reported with its file and line number.
+    /// Reads JSON arrays, NDJSON, CSV or AWS VPC Flow Logs, also as gzip or zstd, and Parquet with the columns of flows or
+    /// of VPC Flow Logs. A file is recognised by its flows: imported or sent again, under any name and compressed or not,
+    /// it counts once; of a file that has grown, or whose import was interrupted, only the new flows count. The service
+    /// remembers that for its --import-window (90 days). A line that is not a flow is skipped, counted, and reported with
+    /// its file and line number; a row of Parquet is a line.
     ///
     /// From a VPC flow log, a flow takes: the hour since the epoch from start; vpc_id from vpc-id; the applications
     /// from the addresses (pkt-srcaddr and pkt-dstaddr if present, else srcaddr and dstaddr) by --apps; bytes_tx from
@@ -118,10 +119,11 @@ pub enum Command {
     /// Exit status: 0 when it is complete and verified, 1 with a line that explains why not.
     #[command(after_help = examples::RESTORE)]
     Restore(Restore),
-    /// Write the rows of hours to standard output.
+    /// Write the rows of hours to standard output, or to a Parquet file for each day.
     ///
-    /// Changes nothing in a data directory. Exit status: 0 when all rows are written, or the reader has closed the
-    /// pipe; 1 with a line that explains why not.
+    /// Changes nothing in a data directory. With --format parquet, a file whose hours have not changed since it was written
+    /// is left as it is, so the command can be repeated. Exit status: 0 when all rows are written, or the reader has closed
+    /// the pipe; 1 with a line that explains why not.
     #[command(after_help = examples::EXPORT)]
     Export(Export),
     /// Print the totals of the stored flows: hours, flows, bytes, space on disk.
@@ -233,6 +235,11 @@ pub struct Export {
     /// Format of the rows.
     #[arg(long, short = 'o', value_enum, default_value_t = ExportFormat::Ndjson)]
     pub format: ExportFormat,
+
+    /// Directory for the files of --format parquet, which is created if it is absent. A file is called after its day, as in
+    /// flows-2026-11-30.parquet, or after its 24 hours where hours are not since the epoch.
+    #[arg(long, value_name = "DIR", required_if_eq("format", "parquet"))]
+    pub to_dir: Option<PathBuf>,
 }
 
 /// `--format` of `flowtally export`.
@@ -246,6 +253,10 @@ pub enum ExportFormat {
     Json,
     /// Columns, for people.
     Table,
+    /// A stream of Arrow, for programs: not to a terminal.
+    Arrow,
+    /// Parquet files in --to-dir, one for each day.
+    Parquet,
 }
 
 /// `--format` of the commands that answer with a few numbers.

@@ -73,4 +73,6 @@ pub enum QueryFormat {
     Json,
     /// One JSON object per row and line.
     Ndjson,
+    /// A stream of Arrow, for programs: not to a terminal.
+    Arrow,
 }

@@ -255,8 +255,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Maximum number of responses in progress. Each takes about a MiB: a chunk that is being produced, one that is being
-/// sent, an encoder, and a block of each run, of which there are more while the machine is busy. With little memory,
+/// Maximum number of responses in progress. Each takes about a MiB: a chunk that is being produced (twice its size if it is a
+/// batch of Arrow), one that is being sent, an encoder, and a block of each run, of which there are more while the machine is busy. With little memory,
 /// fewer are allowed.
 const QUERIES_MAX: usize = 64;
 const MIB_PER_QUERY: usize = 6;

@@ -9,7 +9,12 @@ use flow::Encoding;
 use flow::decode::{Format, otlp};
 
 /// The formats of rows, in order of preference for a client that has none.
-const ROW_FORMATS: [RowFormat; 3] = [RowFormat::Json, RowFormat::Ndjson, RowFormat::Csv];
+const ROW_FORMATS: [RowFormat; 4] = [
+    RowFormat::Json,
+    RowFormat::Ndjson,
+    RowFormat::Csv,
+    RowFormat::Arrow,
+];
 
 /// The media type without parameters.
 fn essence(format: RowFormat) -> &'static str {
@@ -190,7 +195,7 @@ pub(super) fn row_format(headers: &HeaderMap) -> Result<RowFormat, Problem> {
             .map_or(0, |(_, q)| q)
     };
     best(ROW_FORMATS.map(|format| (format, quality(format)))).ok_or(Problem::NotAcceptable {
-        what: "application/json, application/x-ndjson and text/csv",
+        what: "application/json, application/x-ndjson, text/csv and application/vnd.apache.arrow.stream",
     })
 }
 
@@ -289,6 +294,15 @@ mod tests {
             ("application/x-ndjson", Some(RowFormat::Ndjson)),
             ("text/csv", Some(RowFormat::Csv)),
             ("TEXT/CSV", Some(RowFormat::Csv)),
+            (
+                "application/vnd.apache.arrow.stream",
+                Some(RowFormat::Arrow),
+            ),
+            (
+                "application/vnd.apache.arrow.stream, */*;q=0.1",
+                Some(RowFormat::Arrow),
+            ),
+            ("application/vnd.apache.arrow.file", None),
             ("text/*", Some(RowFormat::Csv)),
             ("text/html, */*;q=0.1", Some(RowFormat::Json)),
             (

@@ -1,4 +1,4 @@
-//! Encodes rows, hours or other items as JSON, NDJSON or CSV, optionally compressed, chunk by chunk.
+//! Encodes rows, hours or other items as JSON, NDJSON, CSV or Arrow, optionally compressed, chunk by chunk.
 
 use std::fmt::{self, Debug};
 use std::io::{self, Write};
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use flate2::write::GzEncoder;
 use tokio_util::sync::CancellationToken;
 
+use super::arrow::ArrowStream;
 use super::{Coverage, Hours, QueryError, Row, Rows};
 use flow::query::{Columns, HourRow};
 use flow::{Encoding, Field, Totals};
@@ -18,6 +19,8 @@ pub enum RowFormat {
     Json,
     Ndjson,
     Csv,
+    /// Columns, in batches of rows.
+    Arrow,
     /// An internal format that clients cannot request.
     Other(&'static dyn RowEncoder),
 }
@@ -29,6 +32,7 @@ impl RowFormat {
             RowFormat::Json => "application/json",
             RowFormat::Ndjson => "application/x-ndjson",
             RowFormat::Csv => "text/csv; charset=utf-8",
+            RowFormat::Arrow => "application/vnd.apache.arrow.stream",
             RowFormat::Other(codec) => codec.media_type(),
         }
     }
@@ -58,8 +62,8 @@ pub trait JsonItems: Debug + Send + Sync {
 }
 
 /// Size of a chunk before compression: large enough that its handover costs little compared with its encoding, and
-/// small enough to be held for each slow client.
-const CHUNK_BYTES: usize = 120 << 10;
+/// small enough to be held for each slow client. Also the size of a batch of Arrow.
+pub(super) const CHUNK_BYTES: usize = 120 << 10;
 /// Levels at which compression outpaces a gigabit network.
 const GZIP_LEVEL: u32 = 1;
 const ZSTD_LEVEL: i32 = 1;
@@ -79,7 +83,9 @@ pub struct EncodedRows {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // there are a few of them
 enum Content {
+    /// In all formats but Arrow.
     Rows(Rows, RowFormat),
+    Arrow(ArrowStream),
     /// As JSON.
     Hours(Hours),
     Items(Box<dyn JsonItems>),
@@ -100,7 +106,11 @@ enum Encoder {
 
 impl EncodedRows {
     pub fn new(rows: Rows, format: RowFormat, encoding: Encoding) -> io::Result<EncodedRows> {
-        EncodedRows::from_content(Content::Rows(rows, format), encoding)
+        let content = match format {
+            RowFormat::Arrow => Content::Arrow(ArrowStream::new(rows).map_err(io::Error::other)?),
+            format => Content::Rows(rows, format),
+        };
+        EncodedRows::from_content(content, encoding)
     }
 
     /// The response of `GET /hours`.
@@ -137,42 +147,39 @@ impl EncodedRows {
 
     /// See [`Rows::next_page`].
     pub fn next_page(&self) -> Option<&str> {
-        match &self.content {
-            Content::Rows(rows, _) => rows.next_page(),
-            Content::Hours(_) | Content::Items(_) => None,
-        }
+        self.content.rows()?.next_page()
     }
 
     /// See [`Rows::holds_memory`].
     pub fn holds_memory(&self) -> bool {
         match &self.content {
-            Content::Rows(rows, _) => rows.holds_memory(),
             Content::Hours(_) => false,
             Content::Items(_) => true,
+            content => content.rows().is_some_and(Rows::holds_memory),
         }
     }
 
     /// The partitions of the sums that it covers.
     pub fn coverage(&self) -> Coverage {
         match &self.content {
-            Content::Rows(rows, _) => rows.coverage().clone(),
             Content::Hours(hours) => hours.coverage.clone(),
-            Content::Items(_) => Coverage::default(),
+            content => {
+                let coverage = content.rows().map(Rows::coverage);
+                coverage.cloned().unwrap_or_default()
+            }
         }
     }
 
     /// See [`Rows::totals`].
     pub fn totals(&self) -> Option<Totals> {
-        match &self.content {
-            Content::Rows(rows, _) => rows.totals(),
-            Content::Hours(_) | Content::Items(_) => None,
-        }
+        self.content.rows()?.totals()
     }
 
     /// See [`Rows::take_revocations`].
     pub fn take_revocations(&mut self) -> Vec<CancellationToken> {
         match &mut self.content {
             Content::Rows(rows, _) => rows.take_revocations(),
+            Content::Arrow(stream) => stream.rows_mut().take_revocations(),
             Content::Hours(hours) => std::mem::take(&mut hours.revocations),
             Content::Items(_) => Vec::new(),
         }
@@ -180,10 +187,7 @@ impl EncodedRows {
 
     /// See [`Rows::rows_read`].
     pub fn rows_read(&self) -> u64 {
-        match &self.content {
-            Content::Rows(rows, _) => rows.rows_read(),
-            Content::Hours(_) | Content::Items(_) => 0,
-        }
+        self.content.rows().map_or(0, Rows::rows_read)
     }
 
     pub fn has_ended(&self) -> bool {
@@ -201,7 +205,7 @@ impl EncodedRows {
             let ended = self.content.write(&mut self.any_row, &mut plain)?;
             self.row_bytes_last = plain.len().saturating_sub(CHUNK_BYTES);
             if ended {
-                self.content.write_tail(&mut plain);
+                self.content.write_tail(&mut plain)?;
                 self.state = State::Ended;
             }
             let chunk = self.encoder.encode(plain, ended);
@@ -245,6 +249,14 @@ impl Encoder {
 }
 
 impl Content {
+    fn rows(&self) -> Option<&Rows> {
+        match self {
+            Content::Rows(rows, _) => Some(rows),
+            Content::Arrow(stream) => Some(stream.rows()),
+            Content::Hours(_) | Content::Items(_) => None,
+        }
+    }
+
     fn is_json(&self) -> bool {
         matches!(
             self,
@@ -252,8 +264,9 @@ impl Content {
         )
     }
 
-    fn write_head(&self, out: &mut Vec<u8>) {
+    fn write_head(&mut self, out: &mut Vec<u8>) {
         match self {
+            Content::Arrow(stream) => stream.write_schema(out),
             Content::Rows(rows, RowFormat::Csv) => write_header(rows, out),
             Content::Items(items) => out.extend_from_slice(items.head()),
             content if content.is_json() => out.push(b'['),
@@ -274,6 +287,7 @@ impl Content {
             false => ControlFlow::Break(()),
         };
         match self {
+            Content::Arrow(stream) => stream.write_batch(out),
             Content::Rows(rows, RowFormat::Csv)
                 if rows.totals().is_some() || rows.is_compared() =>
             {
@@ -307,13 +321,15 @@ impl Content {
         }
     }
 
-    fn write_tail(&self, out: &mut Vec<u8>) {
+    fn write_tail(&mut self, out: &mut Vec<u8>) -> Result<(), QueryError> {
         match self {
+            Content::Arrow(stream) => stream.write_end(out)?,
             Content::Items(items) => out.extend_from_slice(items.tail()),
             content if content.is_json() => out.extend_from_slice(b"]\n"),
             Content::Rows(_, RowFormat::Other(codec)) => codec.end(out),
             _ => {}
         }
+        Ok(())
     }
 }
 
@@ -327,7 +343,8 @@ fn write_header(rows: &Rows, out: &mut Vec<u8>) {
 }
 
 impl RowFormat {
-    /// Appends one row. The caller writes the separators of a JSON array.
+    /// Appends one row. The caller writes the separators of a JSON array. Arrow has batches instead of rows: nothing is
+    /// appended.
     #[inline]
     pub fn write(self, row: &Row<'_>, out: &mut Vec<u8>) {
         match self {
@@ -337,6 +354,7 @@ impl RowFormat {
                 out.push(b'\n');
             }
             RowFormat::Csv => write_csv(row, out),
+            RowFormat::Arrow => {}
             RowFormat::Other(codec) => codec.write(row, out),
         }
     }
@@ -394,10 +412,10 @@ fn write_json_string(text: &str, out: &mut Vec<u8>) {
 }
 
 /// The field of the row that has the sums of all others.
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 
 /// The fields of the sums of the hours that are compared.
-const BEFORE: [&str; 2] = ["bytes_tx_before", "bytes_rx_before"];
+pub(super) const BEFORE: [&str; 2] = ["bytes_tx_before", "bytes_rx_before"];
 
 /// Like [`write_csv`], with the sums of the hours that are compared, and with a column that tells the row of all others from
 /// one with empty names.

@@ -9,6 +9,9 @@
 //! reserve their memory from a pool that all queries share ([`bounds`]). If there are several sources, their rows are
 //! merged ([`merge`]) before they are ranked.
 
+mod arrow;
+#[cfg(test)]
+mod arrow_tests;
 mod bounds;
 mod compare;
 mod cores;
@@ -33,6 +36,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use arrow::{RowBatches, flow_schema};
 pub use bounds::{QueryLimits, deadline_after};
 pub use coverage::Coverage;
 pub use encode::{EncodedRows, JsonItems, RowEncoder, RowFormat};
@@ -80,6 +84,9 @@ pub enum QueryError {
     /// A peer failed to respond.
     #[error("{0}")]
     Peer(String),
+    /// Cannot happen: rows always fit into the columns that their query has.
+    #[error("the rows cannot be encoded: {0}; this is a bug")]
+    Encoding(String),
     #[error(transparent)]
     Store(StoreError),
 }

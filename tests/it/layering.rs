@@ -61,7 +61,7 @@ const TABLE: [Module; 15] = [
         name: "query",
         may: &["store"],
         agent: &[],
-        crates: &[],
+        crates: &["arrow_array", "arrow_ipc", "arrow_schema"],
     },
     Module {
         name: "service",
@@ -154,7 +154,17 @@ const TABLE: [Module; 15] = [
             "terminal",
             "units",
         ],
-        crates: &["clap", "indicatif", "ratatui", "rlimit", "signal_hook"],
+        crates: &[
+            "arrow_array",
+            "arrow_ipc",
+            "arrow_schema",
+            "clap",
+            "indicatif",
+            "parquet",
+            "ratatui",
+            "rlimit",
+            "signal_hook",
+        ],
     },
     Module {
         name: "main",

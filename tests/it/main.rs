@@ -21,6 +21,7 @@ mod cluster_checkpoints;
 mod cluster_load;
 #[cfg(feature = "kafka")]
 mod cluster_start;
+mod columns;
 mod commands;
 mod contract;
 mod contract_http;
@@ -62,6 +63,7 @@ mod notify;
 mod observe;
 mod otlp;
 mod page;
+mod parquet_import;
 mod proxy;
 mod query;
 mod query_limits;

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::columns::{names_in, parquet_rows};
 use crate::support::{Client, Daemon, JSON, TestFlow, json_body};
 
 /// A flow of `a` in each of these hours, with as many bytes as the hour's number.
@@ -186,6 +187,34 @@ fn sums_of_days_stay_when_hours_are_too_old() {
         .collect();
     assert_eq!(&hours[..3], [0, 1440, 2160]);
     assert_eq!(hours.last(), Some(&2999));
+    // So have files, each of which is called after the span of its sum.
+    let days = tempfile::tempdir().unwrap();
+    let to_dir = days.path().to_str().unwrap();
+    let in_files = || export(&["--format", "parquet", "--to-dir", to_dir]);
+    assert!(in_files().contains(" files written, with "));
+    let names = names_in(days.path());
+    assert_eq!(
+        names[..3],
+        [
+            "flows-hours-000000-000719.parquet",
+            "flows-hours-001440-002159.parquet",
+            "flows-hours-002160-002183.parquet"
+        ]
+    );
+    assert_eq!(names.last().unwrap(), "flows-hours-002976-002999.parquet");
+    let in_names = names
+        .iter()
+        .flat_map(|name| parquet_rows(&days.path().join(name)));
+    let in_names: Vec<(u64, u64)> = in_names
+        .map(|(key, sums)| (key.0.into(), sums.tx))
+        .collect();
+    let as_text: Vec<(u64, u64)> = hours
+        .iter()
+        .zip(&rows)
+        .map(|(hour, row)| (*hour, row["bytes_tx"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(in_names, as_text);
+    assert!(in_files().starts_with("0 files written"));
     daemon.stop();
 }
 

@@ -256,6 +256,13 @@ pub fn hour_start(hour: u64) -> Option<String> {
     Some(format!("{} {:02}:00", civil.date(), civil.hour()))
 }
 
+/// The UTC date of an hour, as in `2026-11-30`; `None` if the number is not in the range of hours since the epoch.
+pub fn utc_date(hour: u32) -> Option<String> {
+    let at = Timestamp::from_second(i64::from(hour) * SECONDS_PER_HOUR as i64).ok()?;
+    let is_since_epoch = u64::from(hour) >= SINCE_EPOCH_MIN;
+    is_since_epoch.then(|| TimeZone::UTC.to_datetime(at).date().to_string())
+}
+
 /// A listen address: `127.0.0.1:8080`, or `:8080` for all addresses of the machine.
 pub fn listen(text: &str) -> Result<String, String> {
     let example = "as in 127.0.0.1:8080, or :8080 for all addresses of this machine";

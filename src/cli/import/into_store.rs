@@ -15,6 +15,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::super::serve;
+use super::parquet_file;
 use crate::config::Import;
 use crate::store::{Outcome, Store, StoreError, StoreOptions};
 use agent::command::identity::{AlreadyCounted, Frontier, FrontierError, ReceiptLookup};
@@ -193,7 +194,7 @@ impl Load<'_> {
 
     fn file(&mut self, path: &Path) -> Result<(), EarlyEnd> {
         let input = &self.arguments.input;
-        let source = FlowInput::open(path)?;
+        let source = FlowInput::open_with(parquet_file::convert, path, input, self.bar)?;
         let identity = source.identity(input, path);
         let mut file = FileLoad {
             path,

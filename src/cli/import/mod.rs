@@ -1,6 +1,7 @@
 //! `flowtally import`.
 
 mod into_store;
+mod parquet_file;
 
 use std::path::Path;
 
@@ -28,7 +29,12 @@ pub(super) fn run(arguments: &Import) -> Result<(), String> {
     match &arguments.location {
         DataLocation::Stopped(dir) => into_store::run(arguments, dir, apps, &rejects, &bar),
         DataLocation::Service(url) => {
-            send_all(arguments, url, &SendSession::new(apps, rejects, bar)?)
+            let session = SendSession::new(apps, rejects, bar)?;
+            send_all(
+                arguments,
+                url,
+                &session.with_conversion(parquet_file::convert),
+            )
         }
     }
 }

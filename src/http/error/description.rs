@@ -417,7 +417,7 @@ fn describe_query(error: &QueryError) -> Description {
             "Another node did not respond",
             error.to_string(),
         ),
-        QueryError::Store(_) => internal(),
+        QueryError::Store(_) | QueryError::Encoding(_) => internal(),
     }
 }
 

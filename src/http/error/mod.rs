@@ -214,7 +214,7 @@ impl Problem {
             Problem::Service(error @ ServiceError::NotDeleted(_)) => {
                 tracing::error!(%error, "an hour was not deleted");
             }
-            Problem::Query(error @ QueryError::Store(_)) => {
+            Problem::Query(error @ (QueryError::Store(_) | QueryError::Encoding(_))) => {
                 tracing::error!(%error, "a query failed")
             }
             _ => {}

@@ -87,6 +87,7 @@ one_of_each! {
     Problem::Query(QueryError::BadCursor) => QueryError::BadCursor.into(),
     Problem::Query(QueryError::Missing(_)) => QueryError::Missing(Vec::new()).into(),
     Problem::Query(QueryError::Peer(_)) => QueryError::Peer(text()).into(),
+    Problem::Query(QueryError::Encoding(_)) => QueryError::Encoding(text()).into(),
     Problem::Query(QueryError::Store(_)) => QueryError::Store(CORRUPT.into()).into(),
     Problem::NoSuchBackup { .. } => Problem::NoSuchBackup { what: text() },
     Problem::BackupBusy { .. } => Problem::BackupBusy { what: text() },

@@ -16,7 +16,8 @@ pub mod source;
 use crate::arguments::AgentCommand;
 pub use crate::delivery::shell_word;
 pub use output::{
-    batches, eprint_line, exit, fail, print_result, stdout, stdout_result, write_stdout,
+    batches, eprint_line, exit, fail, print_result, refuse_terminal, stdout, stdout_result,
+    write_stdout,
 };
 
 /// Runs a command of the agent. An error is text for the user.

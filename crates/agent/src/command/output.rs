@@ -73,6 +73,19 @@ pub fn stdout(style: Style) -> Box<dyn Write> {
     }
 }
 
+/// Refuses to write bytes to a terminal; `what` is the argument that asks for them.
+///
+/// # Errors
+/// If standard output is a terminal, with what to do.
+pub fn refuse_terminal(what: &str) -> Result<(), String> {
+    match io::stdout().is_terminal() {
+        true => Err(format!(
+            "{what} is not text, and standard output is a terminal: redirect it to a file or a pipe"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Converts the result of writing to standard output into the result of the command.
 pub fn stdout_result(result: io::Result<()>) -> Result<(), String> {
     match result {

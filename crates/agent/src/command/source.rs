@@ -1,5 +1,6 @@
 //! Files and pipes as inputs of commands.
 
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -19,7 +20,9 @@ use super::rejects::Rejects;
 use super::resumed::{self, Resumed};
 use crate::arguments::{self, Input};
 use crate::delivery::Sender;
-use crate::inputs::{Apps, Chunk, HourLimit, InputError, InputFormat, Reader, Skipped};
+use crate::inputs::{
+    Apps, Chunk, GivenFields, HourLimit, InputError, InputFormat, Reader, Skipped,
+};
 
 /// Maximum number of decoded chunks in the channel.
 const QUEUE_CHUNKS_MAX: usize = 4;
@@ -31,10 +34,66 @@ const PIPE_GROWS: &str = "--growing leaves an incomplete last line for the next 
 /// Whether this process has already warned that the sums may be misleading.
 static WARNED: Once = Once::new();
 
+/// Recognises a file in a format that only some commands read, and makes text of it. `None` for any other file, which is
+/// read from its current position. An error is text for the user, without the path.
+pub type Convert = fn(&Path, &File, &ProgressBar) -> Result<Option<Converted>, String>;
+
+/// A file as text, with a record on each line.
+pub struct Converted {
+    /// The format of the file, for messages.
+    pub of: &'static str,
+    /// Reading it advances the progress bar by the bytes of the file.
+    pub text: Box<dyn Read + Send>,
+    pub records: ConvertedRecords,
+}
+
+/// The records of a converted file.
+#[derive(Clone, Debug)]
+pub enum ConvertedRecords {
+    /// Flows in JSON.
+    Flows,
+    /// Records of AWS's flow logs, with these fields, which are separated by blanks.
+    VpcFlowLogs { fields: String },
+}
+
+impl fmt::Debug for Converted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Converted")
+            .field("of", &self.of)
+            .field("records", &self.records)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Converted {
+    /// # Errors
+    /// If an argument about the format contradicts that of the file.
+    fn validate(&self, input: &Input) -> Result<(), String> {
+        let is_right = match self.records {
+            ConvertedRecords::Flows => input.format.is_none(),
+            ConvertedRecords::VpcFlowLogs { .. } => {
+                matches!(
+                    input.format,
+                    None | Some(arguments::InputFormat::VpcFlowLogs)
+                )
+            }
+        };
+        match is_right && input.fields.is_none() {
+            true => Ok(()),
+            false => Err(format!(
+                "it is {}, whose columns have names; leave --format and --fields out",
+                self.of
+            )),
+        }
+    }
+}
+
 /// An open file or pipe.
 #[derive(Debug)]
 pub struct FlowInput {
     input: File,
+    /// Set for a file that is read as other text.
+    converted: Option<Converted>,
     /// Set for a pipe whose reading can be stopped.
     stop: Option<PipeStop>,
     /// A regular file, which can be read again.
@@ -104,6 +163,7 @@ impl FlowInput {
             let input = io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
             return Ok(FlowInput {
                 input: input.into(),
+                converted: None,
                 stop: None,
                 is_file: false,
                 has_ndjson_name: false,
@@ -114,9 +174,35 @@ impl FlowInput {
         reject_directory(path, &data)?;
         Ok(FlowInput {
             input: file,
+            converted: None,
             stop: None,
             is_file: data.is_file(),
             has_ndjson_name: has_ndjson_name(path),
+        })
+    }
+
+    /// The same, with files that `convert` recognises as text.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or is one that `convert` recognises and cannot read.
+    pub fn open_with(
+        convert: Convert,
+        path: &Path,
+        input: &Input,
+        bar: &ProgressBar,
+    ) -> Result<FlowInput, String> {
+        let opened = FlowInput::open(path)?;
+        if !opened.is_file {
+            return Ok(opened);
+        }
+        let of_path = |why| format!("{}: {why}", path.display());
+        let converted = convert(path, &opened.input, bar).map_err(of_path)?;
+        if let Some(converted) = &converted {
+            converted.validate(input).map_err(of_path)?;
+        }
+        Ok(FlowInput {
+            converted,
+            ..opened
         })
     }
 
@@ -176,18 +262,36 @@ impl FlowInput {
         apps: &Arc<Apps>,
         bar: &ProgressBar,
     ) -> Reader<impl Read + Send + use<>> {
-        let of_fields = input.fields.as_ref().map(|_| InputFormat::VpcFlowLogs);
-        let format = input.format.map(Into::into).or(of_fields);
+        let names = input.fields.clone();
+        let mut fields = names.map(|names| GivenFields {
+            names,
+            origin: "--fields",
+        });
+        let of_fields = fields.as_ref().map(|_| InputFormat::VpcFlowLogs);
+        let mut format = input.format.map(Into::into).or(of_fields);
         let warn_bar = bar.clone();
-        let bytes: Box<dyn Read + Send> = match self.stop {
-            Some(stop) => stop.into_reader(self.input),
-            None if self.is_file => Box::new(CheckedFile::new(self.input, bar.clone())),
-            None => Box::new(self.input),
+        let bytes: Box<dyn Read + Send> = match (self.converted, self.stop) {
+            (Some(converted), _) => {
+                (format, fields) = match converted.records {
+                    ConvertedRecords::Flows => (Some(InputFormat::Ndjson), None),
+                    ConvertedRecords::VpcFlowLogs { fields: names } => {
+                        let origin = "its columns";
+                        let fields = Some(GivenFields { names, origin });
+                        (Some(InputFormat::VpcFlowLogs), fields)
+                    }
+                };
+                converted.text
+            }
+            (None, Some(stop)) => Box::new(bar.wrap_read(stop.into_reader(self.input))),
+            (None, None) if self.is_file => {
+                Box::new(bar.wrap_read(CheckedFile::new(self.input, bar.clone())))
+            }
+            (None, None) => Box::new(bar.wrap_read(self.input)),
         };
-        Reader::new(bar.wrap_read(bytes), format)
+        Reader::new(bytes, format)
             .with_apps(apps.clone())
             .with_count(input.count.into())
-            .with_fields(input.fields.clone())
+            .with_fields(fields)
             .with_growing(input.growing)
             .with_line_delimited(self.has_ndjson_name)
             .with_warning(move |what| {

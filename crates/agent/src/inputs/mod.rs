@@ -32,7 +32,8 @@ pub(crate) use compression::{begins_compressed, find_damage};
 pub(crate) use flows::Line;
 pub(crate) use flows::{RecordHashes, first_to_json, to_json};
 pub(crate) use pause::{Idle, Stopped};
-pub(crate) use traffic::Count;
+pub(crate) use traffic::{Count, GivenFields};
+pub use vpc_flow_logs::is_read as is_flow_log_field;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -266,7 +267,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The fields of AWS's flow logs without a header.
-    pub(crate) fn with_fields(mut self, fields: Option<String>) -> Reader<R> {
+    pub(crate) fn with_fields(mut self, fields: Option<GivenFields>) -> Reader<R> {
         self.traffic.fields = fields;
         self
     }

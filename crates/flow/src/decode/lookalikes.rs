@@ -54,6 +54,8 @@ const TWICE: &str =
 const TO_UTF_8: &str = "convert it to UTF-8 first: iconv -f UTF-16 -t UTF-8 FILE";
 const TO_TEXT: &str =
     "convert it to CSV or NDJSON; AWS can deliver flow logs to S3 as text instead";
+const BY_IMPORT: &str = "flowtally import reads it as a file of its own, neither piped nor compressed; others read CSV \
+                         and NDJSON";
 const TAR: &str = "read the files in it: tar -xOf FILE | flowtally import -";
 const MESSAGES: &str = "take the records out: jq -r '.. | objects | (.message, .[\"@message\"], select(.field == \
                         \"@message\").value) | strings' FILE | flowtally import --format vpc-flow-logs -";
@@ -82,8 +84,8 @@ const KNOWN: &[ForeignFormat] = &[
     ),
     known("UTF-16", Magic(0, b"\xFF\xFE"), TO_UTF_8),
     known("UTF-16", Magic(0, b"\xFE\xFF"), TO_UTF_8),
-    known("Parquet", Magic(0, b"PAR1"), TO_TEXT),
-    known("Parquet", Magic(0, b"PARE"), TO_TEXT),
+    known("Parquet", Magic(0, b"PAR1"), BY_IMPORT),
+    known("encrypted Parquet", Magic(0, b"PARE"), "decrypt it first"),
     known("Avro", Magic(0, b"Obj\x01"), TO_TEXT),
     known("ORC", Magic(0, b"ORC"), TO_TEXT),
     known("a tar archive", Magic(257, b"ustar"), TAR),

@@ -16,7 +16,7 @@ use self::interruption::{ActiveTransfer, TransferHandles, error_text, exit_at_si
 use super::drain::{Drain, IDLE_AFTER};
 use super::identity::AlreadyCounted;
 use super::rejects::Rejects;
-use super::source::{self, FlowInput};
+use super::source::{self, Convert, FlowInput};
 use super::{batches, connect, eprint_line, print_result, progress};
 use crate::arguments::{Credentials, Send, ServiceUrl};
 use crate::delivery::{DeadLetters, Receipts, Rejected, Report, Sender, SenderOptions, shell_word};
@@ -68,6 +68,7 @@ pub struct SendSession {
     apps: Arc<Apps>,
     pub rejects: Arc<Rejects>,
     pub bar: ProgressBar,
+    convert: Option<Convert>,
     active: Arc<ActiveTransfer>,
     /// Batches that may be in flight.
     in_flight: Arc<InFlight>,
@@ -121,10 +122,20 @@ impl SendSession {
             apps,
             rejects: Arc::new(rejects),
             bar,
+            convert: None,
             active,
             in_flight: Arc::default(),
             has_warned: AtomicBool::new(false),
         })
+    }
+
+    /// Reads files that `convert` recognises, too.
+    #[must_use]
+    pub fn with_conversion(self, convert: Convert) -> SendSession {
+        SendSession {
+            convert: Some(convert),
+            ..self
+        }
     }
 
     /// Sends one input and waits until the service has accepted all of it. The totals are `None` if sending
@@ -158,7 +169,12 @@ impl SendSession {
     }
 
     fn send_once(&self, arguments: &Send) -> (Option<SendTotals>, Result<(), Failure>) {
-        let opened = FlowInput::open(&arguments.file).and_then(|source| {
+        let (path, input) = (&arguments.file, &arguments.input);
+        let opened = match self.convert {
+            Some(convert) => FlowInput::open_with(convert, path, input, &self.bar),
+            None => FlowInput::open(path),
+        };
+        let opened = opened.and_then(|source| {
             let by_content = source.is_file || arguments.input.source.is_some();
             if by_content && arguments.spool.is_some() {
                 // Deliver the batches that earlier commands left in the spool; the file itself does not use

@@ -31,13 +31,21 @@ pub(crate) enum Count {
 /// Receives the warning that sums may be misleading.
 type Warn = Box<dyn Fn(&str) + Send>;
 
+/// The fields of AWS's records before the first header.
+#[derive(Clone, Debug)]
+pub(crate) struct GivenFields {
+    /// Their names, with blanks between them.
+    pub(crate) names: String,
+    /// What gave them, for errors: `--fields`.
+    pub(crate) origin: &'static str,
+}
+
 /// Options for reading such records.
 #[derive(Default)]
 pub(super) struct TrafficOptions {
     pub(super) apps: Arc<Apps>,
     pub(super) count: Count,
-    /// The fields of AWS's records before the first header.
-    pub(super) fields: Option<String>,
+    pub(super) fields: Option<GivenFields>,
     /// Called at most once per input.
     pub(super) warn: Option<Warn>,
 }

@@ -106,6 +106,11 @@ impl Field {
     }
 }
 
+/// Whether flows are read from the field with this name, if a log has it.
+pub fn is_read(name: &str) -> bool {
+    Field::ALL.iter().any(|field| field.name() == name)
+}
+
 /// The columns of a log.
 #[derive(Debug)]
 pub(super) struct Columns {

@@ -40,6 +40,7 @@ use super::{
 use header::{Columns, Field, bare, header_in, last_header};
 
 pub(super) use header::begins_with;
+pub use header::is_read;
 
 /// No value is a prefix of another.
 const FIXED_WORDS: [&str; 8] = [
@@ -63,8 +64,10 @@ pub(super) fn read(
         json: String::new(),
     };
     if let Some(fields) = &options.fields {
-        let columns = Columns::read(fields).and_then(|columns| validate(columns, options.count));
-        let columns = columns.map_err(|why| InputError::Malformed(format!("--fields: {why}")));
+        let columns = Columns::read(&fields.names);
+        let columns = columns.and_then(|columns| validate(columns, options.count));
+        let wrong = |why| InputError::Malformed(format!("{}: {why}", fields.origin));
+        let columns = columns.map_err(wrong);
         log.columns = Some(columns?);
     }
     let read = lines::read(window, line, sink, |text, line, sink| {
