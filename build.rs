@@ -19,6 +19,9 @@ const STYLES: [&str; 5] = [
     "charts.css",
     "media.css",
 ];
+/// The page at `/docs`.
+const DOCS: &str = "src/http/docs";
+const DOCS_STYLES: [&str; 3] = ["colors.css", "frame.css", "../docs/docs.css"];
 /// The module that imports all others.
 const MAIN: &str = "page";
 
@@ -27,8 +30,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={PAGE}");
-    let styles: Result<Vec<_>> = STYLES.into_iter().map(read).collect();
-    compress("page.css", &styles?.join("\n"))?;
+    println!("cargo::rerun-if-changed={DOCS}");
+    compress("page.css", &styles(&STYLES)?)?;
+    compress("docs.css", &styles(&DOCS_STYLES)?)?;
     let mut modules = BTreeMap::new();
     let mut script = String::new();
     join(MAIN, &mut modules, &mut script)?;
@@ -36,6 +40,11 @@ fn main() -> Result<()> {
     let names = modules.keys().map(|name| format!("${name} as {name}"));
     script += &format!("export {{ {} }};\n", names.collect::<Vec<_>>().join(", "));
     compress("page.js", &script)
+}
+
+fn styles(files: &[&str]) -> Result<String> {
+    let styles: Result<Vec<_>> = files.iter().copied().map(read).collect();
+    Ok(styles?.join("\n"))
 }
 
 fn read(file: &str) -> Result<String> {

@@ -14,6 +14,7 @@ mod charts;
 mod colors;
 mod looks;
 mod names;
+mod reference;
 mod service;
 mod spans;
 mod time;
