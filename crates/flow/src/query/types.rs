@@ -203,7 +203,7 @@ impl Filter {
         of_names
             .filter_map(|(name, filter)| Some((parameter.strip_prefix(name)?, filter)))
             .flat_map(|(suffix, filter)| {
-                // The OpenAPI document has words: generators leave out signs, and then the names would be the same.
+                // The OpenAPI document has words: some generators leave out signs, and the names would be the same.
                 let operator = match suffix {
                     "_prefix" => "^",
                     "_not" => "!",
