@@ -20,6 +20,9 @@ const STYLES: [&str; 5] = [
     "charts.css",
     "media.css",
 ];
+/// The page at `/docs`.
+const DOCS: &str = "src/http/docs";
+const DOCS_STYLES: [&str; 3] = ["colors.css", "frame.css", "../docs/docs.css"];
 /// The module that imports all others.
 const MAIN: &str = "page";
 
@@ -28,10 +31,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={PAGE}");
+    println!("cargo::rerun-if-changed={DOCS}");
     println!("cargo::rerun-if-changed={SAMPLE_DAY}");
-    let in_page = |file: &str| read(&Path::new(PAGE).join(file));
-    let styles: Result<Vec<_>> = STYLES.into_iter().map(in_page).collect();
-    compress("page.css", &styles?.join("\n"))?;
+    compress("page.css", &styles(&STYLES)?)?;
+    compress("docs.css", &styles(&DOCS_STYLES)?)?;
     let mut modules = BTreeMap::new();
     let mut script = String::new();
     join(MAIN, &mut modules, &mut script)?;
@@ -40,6 +43,12 @@ fn main() -> Result<()> {
     script += &format!("export {{ {} }};\n", names.collect::<Vec<_>>().join(", "));
     compress("page.js", &script)?;
     compress("sample-day.ndjson", &read(Path::new(SAMPLE_DAY))?)
+}
+
+fn styles(files: &[&str]) -> Result<String> {
+    let in_page = |file: &&str| read(&Path::new(PAGE).join(file));
+    let styles: Result<Vec<_>> = files.iter().map(in_page).collect();
+    Ok(styles?.join("\n"))
 }
 
 fn read(path: &Path) -> Result<String> {

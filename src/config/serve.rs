@@ -53,8 +53,8 @@ pub struct Serve {
     #[arg(long, env = "FLOWTALLY_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
-    /// CA certificates (PEM). Clients then need a certificate that one of them issued, except for /healthz, /readyz and
-    /// /openapi.json.
+    /// CA certificates (PEM). Clients then need a certificate that one of them issued, except for /healthz, /readyz,
+    /// /openapi.json and the pages.
     #[arg(long, env = "FLOWTALLY_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
 

@@ -10,6 +10,7 @@ mod batches;
 mod body;
 mod connections;
 mod directory_post;
+mod docs;
 mod error;
 mod flows_delete;
 mod flows_get;

@@ -4,7 +4,7 @@ use super::response;
 use warp::reply::Response;
 
 /// OpenAPI 3.1.
-const DOCUMENT: &str = include_str!("openapi.json");
+pub(super) const DOCUMENT: &str = include_str!("openapi.json");
 
 pub(super) fn document() -> Response {
     response::with_body(response::JSON, DOCUMENT)

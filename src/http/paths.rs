@@ -7,8 +7,9 @@ use flow::directory::DIRECTORY_PATH;
 pub(super) const OTLP_METRICS: &str = "/v1/metrics";
 
 /// All paths, and their methods.
-pub(super) const PATHS: [(&str, &str); 11] = [
+pub(super) const PATHS: [(&str, &str); 12] = [
     ("/", "GET, HEAD, OPTIONS"),
+    ("/docs", "GET, HEAD, OPTIONS"),
     ("/flows", "GET, HEAD, POST, DELETE, OPTIONS"),
     ("/hours", "GET, HEAD, OPTIONS"),
     ("/metrics", "GET, HEAD, OPTIONS"),
@@ -25,7 +26,7 @@ pub(super) const ONE_BACKUP: &str = "DELETE, OPTIONS";
 pub(super) const BACKUP_FILE: &str = "GET, HEAD, OPTIONS";
 /// Methods below [`PEER_PATH_PREFIX`].
 pub(super) const PARTITIONS: &str = "GET, HEAD, OPTIONS";
-/// Methods of the page's assets.
+/// Methods of the pages' assets.
 pub(super) const ASSET: &str = "GET, HEAD, OPTIONS";
 
 /// The known path that differs from `path` only by slashes at the end.

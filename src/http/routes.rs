@@ -20,8 +20,8 @@ use super::paths::{self, backup_path, path_label};
 use super::request::{Request, RequestContext};
 use super::trace::Trace;
 use super::{
-    backups, body, directory_post, flows_delete, flows_get, flows_post, health, hours, metrics,
-    openapi, otlp_post, page, partitions, receipts_post, response,
+    backups, body, directory_post, docs, flows_delete, flows_get, flows_post, health, hours,
+    metrics, openapi, otlp_post, page, partitions, receipts_post, response,
 };
 use crate::service::PEER_PATH_PREFIX;
 use flow::directory::DIRECTORY_PATH;
@@ -154,6 +154,7 @@ async fn route(
     match (path, backup, asset) {
         _ if method == Method::OPTIONS => Ok(options(allow)),
         ("/", ..) if is_get => page::index(request.headers),
+        ("/docs", ..) if is_get => docs::handle(request.headers),
         ("/flows", ..) if method == Method::POST => flows_post::handle(api, request, body).await,
         ("/flows", ..) if method == Method::DELETE => flows_delete::handle(api, request).await,
         ("/flows", ..) if is_get => flows_get::handle(api, request).await,

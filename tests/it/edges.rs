@@ -124,7 +124,9 @@ fn no_response_is_cached_and_each_ends_with_a_newline() {
         assert!(!response.body.ends_with(b"\n\n"), "{name}: {response:?}");
     }
     // Immutable responses may be cached.
-    assert_eq!(got("/").header("cache-control"), Some("no-cache"));
+    for page in ["/", "/docs"] {
+        assert_eq!(got(page).header("cache-control"), Some("no-cache"));
+    }
     daemon.stop();
 }
 

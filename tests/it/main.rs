@@ -33,6 +33,7 @@ mod directions;
 mod directory;
 mod disk;
 mod disk_errors;
+mod docs;
 mod edges;
 mod exactness;
 mod flags;

@@ -73,8 +73,7 @@ impl Problem {
                     "not-found",
                     "No such path",
                     format!(
-                        "no such path: {path:?}{hint}; see /flows, /hours and, for all there is, \
-                         /openapi.json"
+                        "no such path: {path:?}{hint}; see /flows, /hours and, for all there is, /docs"
                     ),
                 )
             }

@@ -1,4 +1,4 @@
-//! `GET /`: the web page, and its assets below `/assets/`.
+//! `GET /`: the web page; and the assets of the service's pages, below `/assets/`.
 //!
 //! All of it is in the binary as gzip, and the page loads nothing from other hosts. The page needs no permission: it
 //! requests its data from the API, with a token if the API requires one.
@@ -26,8 +26,8 @@ const SAMPLE_DAY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sample-day.n
 const SAMPLE_DAY_BYTES_MAX: usize = 64 << 10;
 const _: () = assert!(SAMPLE_DAY.len() <= SAMPLE_DAY_BYTES_MAX);
 
-/// The page's assets, as `build.rs` made them.
-static ASSETS: [Asset; 3] = [
+/// The assets of the pages, as `build.rs` made them.
+static ASSETS: [Asset; 4] = [
     Asset {
         name: "page.css",
         media_type: "text/css; charset=utf-8",
@@ -43,6 +43,11 @@ static ASSETS: [Asset; 3] = [
         media_type: "application/x-ndjson",
         gzip: SAMPLE_DAY,
     },
+    Asset {
+        name: "docs.css",
+        media_type: "text/css; charset=utf-8",
+        gzip: include_bytes!(concat!(env!("OUT_DIR"), "/docs.css.gz")),
+    },
 ];
 
 /// Allows the page's own scripts and styles, and requests to this service. A name that a client sent cannot become a
@@ -51,7 +56,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// The path of an asset has a hash of its content, so the content never changes.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
-/// The page may have changed with the service's version.
+/// A page may have changed with the service's version.
 const REVALIDATE: &str = "no-cache";
 /// Bytes per step of decompression for a client that does not accept gzip.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -73,12 +78,34 @@ struct Index<'a> {
     version: &'a str,
 }
 
+/// A page that was rendered, as gzip.
+pub(super) struct Html {
+    gzip: Bytes,
+    hash: String,
+}
+
+impl Html {
+    pub(super) fn new(html: &str) -> Html {
+        let mut gzip = Vec::new();
+        let mut encoder = GzEncoder::new(html.as_bytes(), Compression::best());
+        let _from_memory = encoder.read_to_end(&mut gzip);
+        Html {
+            gzip: gzip.into(),
+            hash: format!("{:016x}", xxh3_64(html.as_bytes())),
+        }
+    }
+
+    pub(super) fn respond(&self, headers: &HeaderMap) -> Result<Response, Problem> {
+        let html = "text/html; charset=utf-8";
+        respond(headers, self.gzip.clone(), html, &self.hash, REVALIDATE)
+    }
+}
+
 /// The page as rendered at the first request.
 struct Site {
     /// The hash of all assets together, since they load each other.
     hash: String,
-    index: Bytes,
-    index_hash: String,
+    index: Html,
 }
 
 impl Site {
@@ -90,17 +117,15 @@ impl Site {
             assets: &format!("assets/{hash}"),
             version: env!("CARGO_PKG_VERSION"),
         };
-        // Rendering two strings cannot fail, and neither can reading from memory.
-        let html = index.render().unwrap_or_default();
-        let mut gzip = Vec::new();
-        let mut encoder = GzEncoder::new(html.as_bytes(), Compression::best());
-        let _from_memory = encoder.read_to_end(&mut gzip);
-        Site {
-            hash,
-            index: gzip.into(),
-            index_hash: format!("{:016x}", xxh3_64(html.as_bytes())),
-        }
+        // Rendering two strings cannot fail.
+        let index = Html::new(&index.render().unwrap_or_default());
+        Site { hash, index }
     }
+}
+
+/// The path of the assets, relative to a page at the root.
+pub(super) fn assets() -> String {
+    format!("assets/{}", SITE.hash)
 }
 
 /// The asset at `path`, if there is one.
@@ -112,14 +137,7 @@ pub(super) fn asset(path: &str) -> Option<&'static Asset> {
 
 /// The page. Only its script reads the query string.
 pub(super) fn index(headers: &HeaderMap) -> Result<Response, Problem> {
-    let html = "text/html; charset=utf-8";
-    respond(
-        headers,
-        SITE.index.clone(),
-        html,
-        &SITE.index_hash,
-        REVALIDATE,
-    )
+    SITE.index.respond(headers)
 }
 
 /// An asset of the page.

@@ -12,8 +12,16 @@ fn color(browser: &Browser, name: &str) -> [f64; 3] {
     [0, 2, 4].map(|at| f64::from(u8::from_str_radix(&hex[at..at + 2], 16).unwrap()))
 }
 
+/// `rgb(1, 2, 3)`, as browsers write computed colours.
+pub(super) fn rgb(text: &str) -> [f64; 3] {
+    let inner = text.strip_prefix("rgb(").and_then(|t| t.strip_suffix(')'));
+    let parts = inner.unwrap_or_else(|| panic!("{text} is not opaque"));
+    let parts: Vec<f64> = parts.split(", ").map(|p| p.parse().unwrap()).collect();
+    [parts[0], parts[1], parts[2]]
+}
+
 /// The contrast of two colours, as WCAG 2 defines it.
-fn contrast(a: [f64; 3], b: [f64; 3]) -> f64 {
+pub(super) fn contrast(a: [f64; 3], b: [f64; 3]) -> f64 {
     let luminance = |color: [f64; 3]| {
         let [r, g, b] = color.map(|part| match part / 255.0 {
             part if part <= 0.040_45 => part / 12.92,

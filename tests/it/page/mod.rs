@@ -15,6 +15,7 @@ mod colors;
 mod first;
 mod looks;
 mod names;
+mod reference;
 mod service;
 mod spans;
 mod time;

@@ -446,6 +446,28 @@ mod tests {
     }
 
     #[test]
+    fn filters_have_signs_and_words() {
+        for name in ["src_app", "dest_app", "vpc_id", "peer"] {
+            let signs = parse_flows(&format!("hour=1&{name}^=a&{name}^=b&{name}!=ab"));
+            let words = parse_flows(&format!(
+                "hour=1&{name}_prefix=a&{name}_prefix=b&{name}_not=ab"
+            ));
+            assert!(signs.is_ok());
+            assert_eq!(signs, words);
+        }
+        for name in [
+            "search_not",
+            "hour_prefix",
+            "src_app_",
+            "src_app_nots",
+            "_not",
+        ] {
+            let BadQuery(refusal) = parse_flows(&format!("hour=1&{name}=a")).unwrap_err();
+            assert!(refusal.contains("is not a parameter"), "{refusal}");
+        }
+    }
+
+    #[test]
     fn spans_are_compared_with_others_of_their_length() {
         let compared = |text: &str| {
             let query = parse_flows(&format!("group_by=src_app&{text}"));

@@ -202,7 +202,13 @@ impl Filter {
         let of_names = self.names_mut().into_iter();
         of_names
             .filter_map(|(name, filter)| Some((parameter.strip_prefix(name)?, filter)))
-            .flat_map(|(operator, filter)| {
+            .flat_map(|(suffix, filter)| {
+                // The OpenAPI document has words: some generators leave out signs, and the names would be the same.
+                let operator = match suffix {
+                    "_prefix" => "^",
+                    "_not" => "!",
+                    operator => operator,
+                };
                 let lists = filter.lists_mut().into_iter();
                 lists.filter(move |(of_list, _)| *of_list == operator)
             })
