@@ -507,6 +507,7 @@ mod tests {
         saved.complete().unwrap();
         let waits = EndedWaits { remote, heard };
         let ended = Ended {
+            dest_app: "".into(),
             waits: Some(waits),
             ..ended(9, 5)
         };
