@@ -53,6 +53,7 @@ mod kafka_topics;
 mod layering;
 mod lifecycle;
 mod listen;
+mod listen_counts;
 mod memory;
 #[cfg(feature = "kafka")]
 mod nodes;
@@ -73,6 +74,7 @@ mod rejects;
 mod restore;
 mod retention;
 mod send;
+mod shippers;
 mod spool;
 mod spool_refused;
 #[cfg(feature = "kafka")]

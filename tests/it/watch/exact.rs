@@ -6,19 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::RngExt;
 
-use super::network::{END_TIME, Killed, Network, World, address};
+use super::network::{END_TIME, Killed, Network, World, address, traffic_time};
 use crate::daemon::signal;
 use crate::support::random;
 use crate::wait::{DEADLINE, poll_for, until};
 
 const HOSTS: usize = 20;
 const TRAFFIC: &str = include_str!("traffic.py");
-/// How long traffic runs.
-const TRAFFIC_TIME: Duration = Duration::from_secs(25);
+const TRAFFIC_SECONDS: u64 = 25;
 
 #[test]
 fn each_byte_is_counted_once_while_agents_are_killed() {
@@ -61,7 +60,7 @@ fn each_byte_is_counted_once_while_agents_are_killed() {
 
     let began = Instant::now();
     let mut kills = 0;
-    while began.elapsed() < TRAFFIC_TIME {
+    while began.elapsed() < traffic_time(TRAFFIC_SECONDS) {
         let host = random.random_range(1..=HOSTS);
         let (pause, paused) = (
             format!("pause-{}", host - 1),

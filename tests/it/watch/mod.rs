@@ -3,3 +3,4 @@
 mod exact;
 mod names;
 mod network;
+mod programs;

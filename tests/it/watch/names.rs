@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 
-use super::network::{END_TIME, Killed, Network, World, address, ip};
+use super::network::{END_TIME, Killed, Network, World, address, ip, traffic_time};
 use crate::daemon::signal;
 use crate::support::random;
 use crate::wait::{DEADLINE, poll_for, until};
@@ -16,8 +16,7 @@ use crate::wait::{DEADLINE, poll_for, until};
 const HOSTS: usize = 8;
 const FLOATING: usize = 4;
 const SERVERS: &str = include_str!("servers.py");
-/// How long traffic runs.
-const TRAFFIC_TIME: Duration = Duration::from_secs(30);
+const TRAFFIC_SECONDS: u64 = 30;
 /// Times that the agents look, after the traffic: until then, everything has its name.
 const LOOKS: u64 = 3;
 /// Between two moves. A host that has an address only between two looks of its agent, which are five seconds apart, does not
@@ -99,7 +98,7 @@ fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
     });
     world.touch("start");
     let (began, mut moves) = (Instant::now(), 0);
-    while began.elapsed() < TRAFFIC_TIME {
+    while began.elapsed() < traffic_time(TRAFFIC_SECONDS) {
         std::thread::sleep(MOVE_INTERVAL);
         // Meanwhile, connections are neither opened nor closed: what the programs count must be what arrives.
         world.touch("pause");

@@ -11,6 +11,13 @@ use crate::wait::until;
 /// How long a connection takes at most to end after both sides were closed, on a busy machine.
 pub(super) const END_TIME: Duration = Duration::from_secs(1);
 
+/// How long traffic runs: so many seconds, or longer with `FLOWTALLY_TEST_TRAFFIC_SECONDS=…`.
+pub(super) fn traffic_time(seconds: u64) -> Duration {
+    let longer = std::env::var("FLOWTALLY_TEST_TRAFFIC_SECONDS");
+    let longer = longer.ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(longer.unwrap_or(0).max(seconds))
+}
+
 /// Network namespaces on one bridge.
 pub(super) struct Network {
     prefix: String,
