@@ -49,7 +49,7 @@ fn bodies_of_shippers_count_once() {
     }
 }
 
-/// Fluent Bit sends its own media type beside a configured one, unless it must not: this would be refused.
+/// By default, Fluent Bit adds its own media type to a configured one.
 #[test]
 fn two_media_types_are_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -46,12 +46,6 @@ impl World {
             ));
         }
     }
-
-    fn metric(&self, host: usize, name: &str) -> Option<u64> {
-        let text = std::fs::read_to_string(self.path(format!("metrics-{host}"))).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().parse().ok()
-    }
 }
 
 #[test]

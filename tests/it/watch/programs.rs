@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::network::{END_TIME, Killed, Network, World, address, traffic_time};
+use super::relay::{Relay, listens, sum, web_server};
 use crate::daemon::signal;
 use crate::support::has_program;
 use crate::wait::{DEADLINE, poll_for, until};
@@ -26,8 +27,6 @@ const FIRST_SECONDS: u64 = 12;
 const KNOWN_SECONDS: u64 = 600;
 /// Between two things that a connection of the whole length does.
 const PAUSE: Duration = Duration::from_millis(50);
-const RELAY: &str = include_str!("relay.py");
-const WEB: &str = include_str!("web.py");
 /// With what iperf3 identifies a measurement, once for each connection.
 const COOKIE_BYTES: u64 = 37;
 
@@ -58,9 +57,6 @@ const IPERF: Relayed = relayed("iperf", "iperf3", 5201, 15201);
 const SHORT_IPERF: Relayed = relayed("short-iperf", "iperf3", 5202, 15202);
 static ALL: [Relayed; 5] = [POSTGRES, REDIS, WEB_SERVER, IPERF, SHORT_IPERF];
 
-/// The bytes that clients have sent and received, by port of the relay and by connection.
-type Moved = BTreeMap<u16, Vec<[u64; 2]>>;
-
 #[test]
 fn what_programs_move_is_counted_to_the_byte() {
     let installed = ["curl", "iperf3", "redis-cli", "redis-check-rdb", "ss"].map(has_program);
@@ -88,7 +84,11 @@ fn what_programs_move_is_counted_to_the_byte() {
     let mut service = world.service();
     let _servers = servers(&world);
     let _database = Database::start(&world, &postgres);
-    let mut relay = relay(&world);
+    let relay = Relay::start(
+        &world,
+        SERVER,
+        ALL.iter().map(|server| (server.port, server.target)),
+    );
     // The server's agent has connections, too: those that it has accepted, and those of the relay to loopback addresses.
     let mut agents = [CLIENT, SERVER].map(|host| world.agent(host, &[]));
 
@@ -129,8 +129,7 @@ fn what_programs_move_is_counted_to_the_byte() {
     for program in long {
         program.finish();
     }
-    world.touch("relay-end");
-    let moved = moved(&mut relay);
+    let moved = relay.finish(&world);
     std::thread::sleep(END_TIME);
     for agent in &mut agents {
         signal(&agent.0, "TERM");
@@ -180,12 +179,6 @@ fn pair(server: &Relayed) -> (String, String) {
     (server.src_app.to_owned(), server.dest_app.to_owned())
 }
 
-fn sum(connections: &[[u64; 2]]) -> [u64; 2] {
-    connections
-        .iter()
-        .fold([0, 0], |sum, bytes| [sum[0] + bytes[0], sum[1] + bytes[1]])
-}
-
 /// What the programs print does not matter, only that they succeed.
 #[track_caller]
 fn run(command: &mut Command) {
@@ -202,18 +195,8 @@ fn postgres_programs() -> Option<PathBuf> {
         .max()
 }
 
-fn listens(world: &World, port: u16) -> bool {
-    let mut command = world.network.command(SERVER, "ss");
-    command.args(["-Hltn", "sport", "=", &format!(":{port}")]);
-    !command.output().unwrap().stdout.is_empty()
-}
-
 /// All servers but PostgreSQL.
 fn servers(world: &World) -> Vec<Killed> {
-    std::fs::write(world.path("web.py"), WEB).unwrap();
-    let mut web = world.network.command(SERVER, "python3");
-    web.arg(world.path("web.py")).arg(world.dir.path());
-    web.arg(WEB_SERVER.target.to_string());
     // Debian has the server as another name of this, in a package that starts it.
     let redis_server = world.path("redis-server");
     symlink("/usr/bin/redis-check-rdb", &redis_server).unwrap();
@@ -230,11 +213,14 @@ fn servers(world: &World) -> Vec<Killed> {
         iperf.arg(server.target.to_string()).stdout(Stdio::null());
         iperf
     });
-    let mut commands: Vec<Command> = [web, redis].into_iter().chain(iperf).collect();
-    let servers = commands.iter_mut().map(Killed::spawn).collect();
+    let mut commands: Vec<Command> = [redis].into_iter().chain(iperf).collect();
+    let mut servers: Vec<Killed> = commands.iter_mut().map(Killed::spawn).collect();
+    servers.push(web_server(world, SERVER, WEB_SERVER.target));
     until("the servers to listen", || {
-        let others = [WEB_SERVER, REDIS, IPERF, SHORT_IPERF];
-        others.iter().all(|server| listens(world, server.target))
+        let others = [REDIS, IPERF, SHORT_IPERF];
+        others
+            .iter()
+            .all(|server| listens(world, SERVER, server.target))
     });
     servers
 }
@@ -299,24 +285,6 @@ impl Drop for Database {
 
 /// The user `nobody` of Debian.
 const NOBODY: u32 = 65_534;
-
-fn relay(world: &World) -> Killed {
-    std::fs::write(world.path("relay.py"), RELAY).unwrap();
-    let mut relay = world.network.command(SERVER, "python3");
-    relay.arg(world.path("relay.py")).arg(world.dir.path());
-    let ports = ALL.iter();
-    relay.args(ports.map(|server| format!("{}:{}", server.port, server.target)));
-    let relay = Killed::spawn(relay.stdout(Stdio::piped()));
-    until("the relay to listen", || world.path("relaying").exists());
-    relay
-}
-
-fn moved(relay: &mut Killed) -> Moved {
-    let output = relay.0.stdout.take().unwrap();
-    let moved = serde_json::from_reader(output).expect("the relay has seen a connection fail");
-    assert!(relay.0.wait().unwrap().success());
-    moved
-}
 
 /// The bytes that it has sent over its data connections, as it says.
 fn sent_by_iperf(measured: &Path) -> u64 {
