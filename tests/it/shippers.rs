@@ -12,7 +12,7 @@ const FLUENT_BIT: &str = "\
 const VECTOR: &str = "\
 {\"bytes_rx\":20,\"bytes_tx\":10,\"dest_app\":\"db\",\"hour\":5,\"src_app\":\"web\",\"vpc_id\":\"v\"}
 {\"bytes_rx\":40,\"bytes_tx\":30,\"dest_app\":\"cache\",\"hour\":5,\"src_app\":\"web\",\"vpc_id\":\"v\"}";
-/// As the template has it, which begins with a line end if it is indented.
+/// As the template has it. A line end before the first flow does no harm.
 const TELEGRAF: &str = "
 {\"src_app\":\"web\",\"dest_app\":\"db\",\"vpc_id\":\"v\",\"bytes_tx\":10,\"bytes_rx\":20,\"hour\":5}
 {\"src_app\":\"web\",\"dest_app\":\"cache\",\"vpc_id\":\"v\",\"bytes_tx\":30,\"bytes_rx\":40,\"hour\":5}
