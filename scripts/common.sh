@@ -7,26 +7,79 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # two cores) again.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/flowtally/target}"
 
+# missing PACKAGE…: prints the Debian packages that are not installed.
+missing() {
+  local package
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || echo "$package"
+  done
+}
+
 # need PACKAGE…: installs the Debian packages that are missing, or prints what to install.
 need() {
-  local missing=() package
-  for package in "$@"; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-  done
+  local missing
+  mapfile -t missing < <(missing "$@")
   [ ${#missing[@]} -eq 0 ] && return
   local install=(apt-get install -y --no-install-recommends "${missing[@]}")
   echo "installing: ${missing[*]}" >&2
   if ! command -v apt-get >/dev/null; then
     echo "this is not a Debian-like system; install the equivalents of: ${missing[*]}" >&2
     exit 1
-  elif [ "$(id -u)" -eq 0 ]; then
-    (apt-get update && DEBIAN_FRONTEND=noninteractive "${install[@]}") >&2
-  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-    (sudo apt-get update && sudo DEBIAN_FRONTEND=noninteractive "${install[@]}") >&2
+  elif may_be_root; then
+    (as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive "${install[@]}") >&2
   else
     echo "missing: ${missing[*]}; install them with: sudo ${install[*]}" >&2
     exit 1
   fi
+}
+
+may_be_root() {
+  [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# need_idle PACKAGE…: the same for packages with services, which are not started: while they are installed, the policy of this
+# machine forbids it.
+need_idle() {
+  local policy=/usr/sbin/policy-rc.d status=0
+  [ -n "$(missing "$@")" ] || return 0
+  if [ -e $policy ] || ! may_be_root; then
+    need "$@"
+    return
+  fi
+  printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin $policy
+  (need "$@") || status=$?
+  as_root rm $policy
+  return $status
+}
+
+# need_unpacked PACKAGE…: unpacks Debian packages into $CARGO_TARGET_DIR/tools/unpacked, and installs the libraries that they need:
+# for programs that cannot be installed beside those of this machine, such as another syslog daemon.
+need_unpacked() {
+  local unpacked="$CARGO_TARGET_DIR/tools/unpacked" package download libraries
+  for package in "$@"; do
+    [ ! -e "$unpacked/complete/$package" ] || continue
+    if ! command -v apt-get >/dev/null; then
+      echo "this is not a Debian-like system; the programs of its package $package are needed" >&2
+      exit 1
+    fi
+    echo "unpacking: $package" >&2
+    download=$(mktemp -d)
+    (
+      cd "$download"
+      apt-get download "$package" || { may_be_root && as_root apt-get update && apt-get download "$package"; }
+    ) >&2
+    libraries=$(dpkg-deb -f "$download"/*.deb Depends | tr , '\n' | sed 's/^ *//; s/[ |].*//' | grep '^lib')
+    # shellcheck disable=SC2086 # one word for each
+    need $libraries
+    mkdir -p "$unpacked/complete"
+    dpkg-deb -x "$download"/*.deb "$unpacked"
+    touch "$unpacked/complete/$package"
+    rm -r "$download"
+  done
 }
 
 need_cargo() {

@@ -63,6 +63,19 @@ fn the_directory_knows_who_had_an_address_and_when() {
     assert_eq!(of(4000, 3500), json!([web]));
     assert_eq!(of(1500, 1200), json!([db]));
     assert_eq!(of(2800, 2200), json!([]));
+    // Neither at another port, nor in another VPC.
+    let asked = [
+        ("v", 80, json!([db])),
+        ("v", 81, json!([])),
+        ("w", 80, json!([])),
+    ];
+    for (vpc_id, port, expected) in asked {
+        let mut question = question("10.0.0.7", start - 1500, start - 1200);
+        question["port"] = port.into();
+        let body = json!({"agent": "asker", "vpc_id": vpc_id, "questions": [question]});
+        let (status, response) = post(client, None, &body);
+        assert_eq!((status, &response["names"]), (200, &expected));
+    }
     // An IPv4 address that is written as IPv6 is the same one.
     let mapped = question("::ffff:10.0.0.7", start - 1500, start - 1200);
     assert_eq!(names(client, &[mapped])[0]["app"], "db");

@@ -4,27 +4,27 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::daemon::signal;
 use crate::send::url;
-use crate::support::Daemon;
+use crate::support::{Daemon, has_program};
 use crate::wait::{DEADLINE, poll_for, until};
 
 /// Source, destination, and the bytes in both directions.
-type Rows = BTreeMap<(String, String), [u64; 2]>;
+pub(crate) type Rows = BTreeMap<(String, String), [u64; 2]>;
 
 /// The command, with a service.
-struct Listener {
-    daemon: Daemon,
+pub(crate) struct Listener {
+    pub(crate) daemon: Daemon,
     dir: tempfile::TempDir,
     address: SocketAddr,
-    child: Option<Child>,
+    pub(crate) child: Option<Child>,
 }
 
 impl Listener {
-    fn new(arguments: &[&str]) -> Listener {
+    pub(crate) fn new(arguments: &[&str]) -> Listener {
         let dir = tempfile::tempdir().unwrap();
         let daemon = Daemon::start(&dir.path().join("db"));
         // A port that is free now.
@@ -42,7 +42,7 @@ impl Listener {
         listener
     }
 
-    fn start(&mut self, arguments: &[&str]) {
+    pub(crate) fn start(&mut self, arguments: &[&str]) {
         let metrics = self.dir.path().join("metrics");
         let _there_may_be_none = std::fs::remove_file(&metrics);
         let mut command = Command::new(Daemon::binary());
@@ -63,13 +63,13 @@ impl Listener {
         until("it to listen", || metrics.exists());
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let mut child = self.child.take().unwrap();
         signal(&child, "TERM");
         assert!(child.wait().unwrap().success());
     }
 
-    fn rows(&self) -> Rows {
+    pub(crate) fn rows(&self) -> Rows {
         let path = "/flows?from=0&to=4294967295&group_by=src_app,dest_app";
         let answer = self.daemon.client.get(path, &[]).unwrap();
         let rows: Vec<serde_json::Value> = serde_json::from_slice(&answer.body).unwrap();
@@ -82,13 +82,13 @@ impl Listener {
     }
 
     #[track_caller]
-    fn until_rows(&self, expected: &Rows) {
+    pub(crate) fn until_rows(&self, expected: &Rows) {
         if poll_for(DEADLINE, || (self.rows() == *expected).then_some(())).is_none() {
             assert_eq!(self.rows(), *expected);
         }
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    pub(crate) fn metric(&self, name: &str) -> u64 {
         let text = std::fs::read_to_string(self.dir.path().join("metrics")).unwrap();
         let line = format!("flowtally_agent_{name} ");
         let value = text.lines().find_map(|text| text.strip_prefix(&line));
@@ -98,7 +98,7 @@ impl Listener {
             .unwrap()
     }
 
-    fn send(&self, from: &UdpSocket, datagram: &[u8]) {
+    pub(crate) fn send(&self, from: &UdpSocket, datagram: &[u8]) {
         from.send_to(datagram, self.address).unwrap();
     }
 }
@@ -112,12 +112,17 @@ impl Drop for Listener {
     }
 }
 
-fn now() -> u32 {
+pub(crate) fn now() -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     now.as_secs().try_into().unwrap()
 }
 
-fn row(source: &str, destination: &str, tx: u64, rx: u64) -> ((String, String), [u64; 2]) {
+pub(crate) fn row(
+    source: &str,
+    destination: &str,
+    tx: u64,
+    rx: u64,
+) -> ((String, String), [u64; 2]) {
     ((source.into(), destination.into()), [tx, rx])
 }
 
@@ -166,18 +171,6 @@ fn checksum(header: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !u16::try_from(sum).unwrap()
-}
-
-fn has_program(name: &str) -> bool {
-    let found = Command::new("which")
-        .arg(name)
-        .stdout(Stdio::null())
-        .status();
-    let found = found.is_ok_and(|status| status.success());
-    if !found {
-        println!("{name}: NOT TESTED, it is not installed");
-    }
-    found
 }
 
 #[test]

@@ -56,6 +56,7 @@ mod kafka_topics;
 mod layering;
 mod lifecycle;
 mod listen;
+mod listen_counts;
 mod memory;
 #[cfg(feature = "kafka")]
 mod nodes;
@@ -77,6 +78,7 @@ mod rejects;
 mod restore;
 mod retention;
 mod send;
+mod shippers;
 mod spool;
 mod spool_refused;
 #[cfg(feature = "kafka")]

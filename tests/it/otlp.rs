@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::contract::{Service, problem};
 use crate::support::{Client, Daemon, JSON, Key, Response, raw};
+use crate::wait::until;
 
 /// See `make.py` beside it.
 const EXPORT_PB: &[u8] = include_bytes!("../data/otlp/export.pb");
@@ -179,6 +180,15 @@ fn an_export_counts_once_however_it_is_sent_again() {
     ] {
         assert_eq!(client.metric(name), value, "{name}");
     }
+
+    // After the window, it is another one.
+    drop(daemon);
+    let daemon = Daemon::start_with(dir.path(), &["--content-window", "1"]);
+    until("the window to pass", || {
+        let response = post(&daemon.client, &[PROTOBUF], EXPORT_PB);
+        response.header("idempotent-replayed").is_none()
+    });
+    assert_counted(&daemon.client, 3);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -371,4 +372,17 @@ pub fn raw(address: SocketAddr, request: &[u8]) -> String {
         response.extend_from_slice(&part[..n]);
     }
     String::from_utf8_lossy(&response).into_owned()
+}
+
+/// Whether a program is installed. Prints that something is not tested if it is not.
+pub fn has_program(name: &str) -> bool {
+    let found = Command::new("which")
+        .arg(name)
+        .stdout(Stdio::null())
+        .status();
+    let found = found.is_ok_and(|status| status.success());
+    if !found {
+        println!("{name}: NOT TESTED, it is not installed");
+    }
+    found
 }

@@ -6,19 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::RngExt;
 
-use super::network::{END_TIME, Killed, Network, World, address};
+use super::network::{END_TIME, Killed, Network, World, address, ipv6_address, traffic_time};
 use crate::daemon::signal;
 use crate::support::random;
 use crate::wait::{DEADLINE, poll_for, until};
 
 const HOSTS: usize = 20;
 const TRAFFIC: &str = include_str!("traffic.py");
-/// How long traffic runs.
-const TRAFFIC_TIME: Duration = Duration::from_secs(25);
+const TRAFFIC_SECONDS: u64 = 25;
 
 #[test]
 fn each_byte_is_counted_once_while_agents_are_killed() {
@@ -31,7 +30,9 @@ fn each_byte_is_counted_once_while_agents_are_killed() {
     let mut apps = format!("address,app\n{}:8080,service\n", address(0));
     // The others have their names from the directory.
     for host in 1..=HOSTS / 2 {
-        apps += &format!("{},app-{host}\n", address(host));
+        for address in [address(host), ipv6_address(host)] {
+            apps += &format!("{address},app-{host}\n");
+        }
     }
     for host in 1..=HOSTS {
         let rule = format!("[[app]]\nname = \"app-{host}\"\n");
@@ -50,9 +51,10 @@ fn each_byte_is_counted_once_while_agents_are_killed() {
             .arg(world.path("traffic.py"))
             .arg((host - 1).to_string())
             .arg(world.dir.path());
-        traffic.push(Killed::spawn(
-            command.args(&addresses).stdout(Stdio::piped()),
-        ));
+        for host in 1..=HOSTS {
+            command.arg(world.network.spellings(host).join(","));
+        }
+        traffic.push(Killed::spawn(command.stdout(Stdio::piped())));
     }
     until("all hosts to serve", || {
         (0..HOSTS).all(|host| world.path(format!("serving-{host}")).exists())
@@ -61,7 +63,7 @@ fn each_byte_is_counted_once_while_agents_are_killed() {
 
     let began = Instant::now();
     let mut kills = 0;
-    while began.elapsed() < TRAFFIC_TIME {
+    while began.elapsed() < traffic_time(TRAFFIC_SECONDS) {
         let host = random.random_range(1..=HOSTS);
         let (pause, paused) = (
             format!("pause-{}", host - 1),

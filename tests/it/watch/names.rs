@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 
-use super::network::{END_TIME, Killed, Moved, World, add, address, floating};
+use super::network::{END_TIME, Killed, Moved, World, add, address, floating, traffic_time};
 use crate::daemon::signal;
 use crate::support::random;
 use crate::wait::{DEADLINE, poll_for, until};
@@ -15,7 +15,7 @@ use crate::wait::{DEADLINE, poll_for, until};
 const HOSTS: usize = 8;
 const FLOATING: usize = 4;
 /// How long traffic runs.
-const TRAFFIC_TIME: Duration = Duration::from_secs(30);
+const TRAFFIC_SECONDS: u64 = 30;
 /// Between two moves: many hosts have an address only between two looks of their agents, which are five seconds apart.
 const MOVE_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -44,7 +44,7 @@ fn an_address_that_changes_hands_is_never_given_the_wrong_name() {
     });
     world.touch("start");
     let (began, mut moves) = (Instant::now(), 0);
-    while began.elapsed() < TRAFFIC_TIME {
+    while began.elapsed() < traffic_time(TRAFFIC_SECONDS) {
         std::thread::sleep(MOVE_INTERVAL);
         // Meanwhile, connections are neither opened nor closed: what the programs count must be what arrives.
         world.touch("pause");

@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::support::Daemon;
 use crate::wait::until;
@@ -20,18 +21,38 @@ const LOOKS: u64 = 3;
 /// Bytes that `servers.py` has sent and received, by address and the host that has answered.
 pub(super) type Moved = BTreeMap<String, BTreeMap<String, [u64; 2]>>;
 
+/// The hour in which the first of these tests began.
+static FIRST_HOUR: LazyLock<u64> = LazyLock::new(hour_now);
+
+/// The current hour, since the epoch.
+fn hour_now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_secs() / 3600
+}
+
+/// How long traffic runs: so many seconds, or longer with `FLOWTALLY_TEST_TRAFFIC_SECONDS=…`.
+pub(super) fn traffic_time(seconds: u64) -> Duration {
+    let longer = std::env::var("FLOWTALLY_TEST_TRAFFIC_SECONDS");
+    let longer = longer.ok().and_then(|text| text.parse::<u64>().ok());
+    Duration::from_secs(longer.unwrap_or(0).max(seconds))
+}
+
 /// Network namespaces on one bridge.
 pub(super) struct Network {
     prefix: String,
     hosts: usize,
+    /// The system has IPv6, and each host has an address of it, too.
+    has_ipv6: bool,
 }
 
 impl Network {
     /// `None` if this user may not make namespaces.
     pub(super) fn new(prefix: &str, hosts: usize) -> Option<Network> {
-        let network = Network {
+        LazyLock::force(&FIRST_HOUR);
+        let mut network = Network {
             prefix: format!("{prefix}-{}", std::process::id()),
             hosts,
+            has_ipv6: Path::new("/proc/net/if_inet6").exists(),
         };
         let bridge = network.namespace(0);
         if !ip(&format!("netns add {bridge}")) {
@@ -58,8 +79,24 @@ impl Network {
             ] {
                 assert!(ip(&command), "{command}");
             }
+            // It may be used at once: nobody else has it.
+            let address = ipv6_address(host);
+            let command = format!("-n {name} addr add {address}/64 dev eth0 nodad");
+            network.has_ipv6 = network.has_ipv6 && ip(&command);
+        }
+        if !network.has_ipv6 {
+            println!("watch: IPv6 is NOT TESTED, this system has none");
         }
         Some(network)
+    }
+
+    /// The ways to write the address of a host, or its addresses: IPv4, IPv6, and IPv4 as IPv6.
+    pub(super) fn spellings(&self, number: usize) -> Vec<String> {
+        let ipv4 = address(number);
+        match self.has_ipv6 {
+            true => vec![ipv4.clone(), ipv6_address(number), format!("::ffff:{ipv4}")],
+            false => vec![ipv4],
+        }
     }
 
     /// Number 0 has the service, the others are hosts.
@@ -102,6 +139,10 @@ pub(super) fn floating(number: usize) -> String {
 
 pub(super) fn add<'a>(bytes: impl Iterator<Item = &'a [u64; 2]>) -> [u64; 2] {
     bytes.fold([0, 0], |sum, bytes| [sum[0] + bytes[0], sum[1] + bytes[1]])
+}
+
+pub(super) fn ipv6_address(number: usize) -> String {
+    format!("fd77::{:x}", number + 1)
 }
 
 /// A process that is killed when it is dropped.
@@ -278,7 +319,16 @@ impl World {
     pub(super) fn agent_by(&self, mut command: Command, host: usize, arguments: &[&str]) -> Killed {
         let metrics = self.path(format!("metrics-{host}"));
         let _there_may_be_none = std::fs::remove_file(&metrics);
-        command.args(["agent", "watch", "--interval", "1", "--url"]);
+        command.args(["agent", "watch"]);
+        self.agent_arguments(&mut command, host);
+        let agent = Killed::spawn(command.args(arguments));
+        until("the agent to look", || metrics.exists());
+        agent
+    }
+
+    /// The arguments of the agent of a host, and its log.
+    pub(super) fn agent_arguments(&self, command: &mut Command, host: usize) {
+        command.args(["--interval", "1", "--vpc-id", "vpc-t", "--url"]);
         command.arg(format!("http://{}:8080", address(0)));
         for (flag, file) in [
             ("--state-dir", format!("state-{host}")),
@@ -288,19 +338,19 @@ impl World {
         ] {
             command.arg(flag).arg(self.path(file));
         }
-        command.args(arguments);
         let log = std::fs::File::options()
             .append(true)
             .create(true)
             .open(self.path(format!("log-{host}")));
-        let agent = Killed::spawn(command.args(["--vpc-id", "vpc-t"]).stderr(log.unwrap()));
-        until("the agent to look", || metrics.exists());
-        agent
+        command.stderr(log.unwrap());
     }
 
-    /// The bytes between hosts that the service has, of all hours.
+    /// The bytes between hosts that the service has, of the VPC of all agents, and of the hours since the first test.
     pub(super) fn counted(&self) -> Option<BTreeMap<(String, String), [u64; 2]>> {
-        let answer = self.get("/flows?from=0&to=4294967295&group_by=src_app,dest_app")?;
+        let hours = format!("from={}&to={}", *FIRST_HOUR, hour_now() + 1);
+        let answer = self.get(&format!(
+            "/flows?{hours}&vpc_id=vpc-t&group_by=src_app,dest_app"
+        ))?;
         let rows: Vec<serde_json::Value> = serde_json::from_str(&answer).unwrap();
         let name = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
         let rows = rows.iter().map(|row| {

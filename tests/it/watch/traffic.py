@@ -3,13 +3,18 @@ object: for each destination, the bytes of TCP payload that its connections have
 
     traffic.py OWN_NUMBER DIR ADDRESS…      the addresses of all hosts, its own at OWN_NUMBER
 
+An address may have several spellings, separated by commas: that of IPv4 first, which names it, then those of IPv6.
+
 While `DIR/pause-OWN_NUMBER` exists, no connection is opened or ended; one that is open goes on sending.
 `DIR/paused-OWN_NUMBER` confirms that.
 """
-import http.server, json, os, random, socket, struct, subprocess, sys, threading, time
+import http.server, json, os, random, socket, socketserver, struct, subprocess, sys, threading, time
 
 PORT, HTTP_PORT = 9000, 9001
-number, directory, addresses = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+number, directory = int(sys.argv[1]), sys.argv[2]
+spellings = {written.split(",")[0]: written.split(",") for written in sys.argv[3:]}
+addresses = list(spellings)
+has_ipv6 = len(spellings[addresses[0]]) > 1
 moved, lock = {}, threading.Lock()
 
 
@@ -51,7 +56,9 @@ def serve_one(connection):
 
 
 def serve():
-    listener = socket.create_server((addresses[number], PORT), backlog=512)
+    family = socket.AF_INET6 if has_ipv6 else socket.AF_INET
+    # Clients of IPv4 have addresses that are written as IPv6 then.
+    listener = socket.create_server(("", PORT), family=family, dualstack_ipv6=has_ipv6, backlog=512)
     while True:
         connection, _ = listener.accept()
         threading.Thread(target=serve_one, args=(connection,), daemon=True).start()
@@ -71,21 +78,30 @@ class Quiet(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Web(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if has_ipv6 else socket.AF_INET
+
+    def server_bind(self):
+        if has_ipv6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Without looking up its own name.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "", HTTP_PORT
+
+
 def request(connection, arrive, answer, server_closes):
     connection.sendall(struct.pack(">III", arrive, answer, server_closes) + bytes(arrive))
     read(connection, answer)
     return 12 + arrive, answer
 
 
-def connect(address):
-    connection = socket.create_connection((address, PORT))
-    # Python has no option for it: a socket that is closed with unread bytes would be reset.
-    return connection
+def connect(address, rng):
+    return socket.create_connection((rng.choice(spellings[address]), PORT))
 
 
 def short(address, rng):
     server_closes = rng.random() < 0.5
-    with connect(address) as connection:
+    with connect(address, rng) as connection:
         for last in [False] * rng.randrange(3) + [True]:
             sizes = rng.choice([(0, 0), (1, 1), (100, 300), (5000, 200000), (300000, 10)])
             add(address, *request(connection, *sizes, server_closes and last))
@@ -95,16 +111,18 @@ def short(address, rng):
 
 def curl(address, rng):
     size = rng.choice([0, 1, 5000, 3000000])
+    spelling = rng.choice(spellings[address])
+    host = f"[{spelling}]" if ":" in spelling else spelling
     out = subprocess.run(
         ["curl", "-sS", "-o", "/dev/null", "-w", "%{size_request} %{size_header} %{size_download}",
-         f"http://{address}:{HTTP_PORT}/{size}"], capture_output=True, text=True, check=True).stdout
+         "--globoff", "--noproxy", "*", f"http://{host}:{HTTP_PORT}/{size}"], capture_output=True, text=True, check=True).stdout
     sent, head, body = map(int, out.split())
     assert body == size, out
     add(address, sent, head + body)
 
 
 def long_lived(address):
-    with connect(address) as connection:
+    with connect(address, random.Random(number)) as connection:
         while not there("stop"):
             add(address, *request(connection, 1000, 700, False))
             time.sleep(0.05)
@@ -115,7 +133,7 @@ def long_lived(address):
 def main():
     rng = random.Random(number)
     threading.Thread(target=serve, daemon=True).start()
-    web = http.server.ThreadingHTTPServer((addresses[number], HTTP_PORT), Quiet)
+    web = Web(("", HTTP_PORT), Quiet)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     open(os.path.join(directory, f"serving-{number}"), "w").close()
     while not there("start"):
