@@ -226,12 +226,16 @@ impl Browser {
         self.downloaded_as(".csv")
     }
 
-    /// The downloaded file whose name ends so.
+    /// The downloaded file whose name ends so, which is not empty. The browser first makes an empty one.
     pub fn downloaded_as(&self, end: &str) -> PathBuf {
         until_some("a download", || {
             let entries = std::fs::read_dir(self.dir.path().join("downloads")).unwrap();
             let mut files = entries.map(|entry| entry.unwrap().path());
-            files.find(|file| file.to_str().is_some_and(|name| name.ends_with(end)))
+            let is_it = |file: &PathBuf| {
+                let is_named = file.to_str().is_some_and(|name| name.ends_with(end));
+                is_named && file.metadata().is_ok_and(|metadata| metadata.len() > 0)
+            };
+            files.find(is_it)
         })
     }
 
