@@ -67,7 +67,7 @@ impl Place {
     fn looks(&self) -> u64 {
         let metrics = std::fs::read_to_string(self.dir.path().join("metrics")).unwrap();
         let mut lines = metrics.lines();
-        let looks = lines.find_map(|line| line.strip_prefix("flowtally_agent_looks_total"));
+        let looks = lines.find_map(|line| line.strip_prefix("flowtally_agent_looks_total "));
         looks.unwrap().parse().unwrap()
     }
 
