@@ -262,7 +262,7 @@ fn calls() -> Vec<Call> {
     let scraped = vpcs.iter().filter(|(service, _)| *service != SCRAPER);
     calls.extend(scraped.map(|(service, _)| Call {
         src: SCRAPER,
-        dest: *service,
+        dest: service,
         vpc: vpc_of(SCRAPER),
         tx: SCRAPED.0 * 1e6,
         rx: SCRAPED.1 * 1e6,

@@ -22,7 +22,11 @@ pub(super) fn write(
         ExportFormat::Csv | ExportFormat::Table => Style::Text,
         _ => Style::Json,
     };
-    let rows = if is_csv { RowFormat::Csv } else { RowFormat::Ndjson };
+    let rows = if is_csv {
+        RowFormat::Csv
+    } else {
+        RowFormat::Ndjson
+    };
     let mut out = Joined {
         out: RowSink::new(format, BufWriter::new(agent::command::stdout(style))),
         has_header: is_csv,

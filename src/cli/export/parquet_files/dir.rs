@@ -174,14 +174,14 @@ mod tests {
         fs::write(path.join("other.part"), "").unwrap();
         let dir = ExportDir::open(&path).unwrap();
         assert!(!left.exists() && path.join("other.part").exists());
-        let of = |hours: Range<u32>| -> Vec<Range<u32>> {
+        let of = |hours: Range<u32>| -> Vec<(u32, u32)> {
             let found = dir.overlapping(hours.into());
-            found.map(|hours| hours.start()..hours.end()).collect()
+            found.map(|hours| (hours.start(), hours.end())).collect()
         };
-        let expected: [(Range<u32>, Vec<Range<u32>>); 4] = [
-            (0..24, vec![0..720]),
-            (24..48, vec![0..720, 24..48]),
-            (720..744, vec![720..744]),
+        let expected = [
+            (0..24, vec![(0, 720)]),
+            (24..48, vec![(0, 720), (24, 48)]),
+            (720..744, vec![(720, 744)]),
             (744..768, vec![]),
         ];
         for (hours, files) in expected {
