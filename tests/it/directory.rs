@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::support::{Client, Daemon, JSON};
-use crate::wait::until;
 
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -179,6 +178,7 @@ fn invalid_requests_to_the_directory_are_named() {
 fn all_nodes_know_what_agents_claim() {
     use crate::kafka::BROKER;
     use crate::nodes::{Node, until_answered};
+    use crate::wait::until;
 
     let dir = tempfile::tempdir().unwrap();
     let node = |name| Node::new(&BROKER.addresses, "addresses", name, dir.path());
