@@ -6,7 +6,7 @@ import inspect
 import json
 import unittest
 import urllib.request
-from typing import Any, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from flowtally import (
     Client,
@@ -72,7 +72,7 @@ class Reading(unittest.TestCase):
         self.assertEqual(self.names(from_=0), everything)
         self.assertEqual(self.names(to=25), everything[:2])
         self.assertEqual(self.names(from_=25, to=50), everything[2:4])
-        for parameters, expected in [
+        cases: List[Tuple[Dict[str, Any], List[int]]] = [
             ({"src_app": "web-1"}, [0, 3]),
             ({"src_app": ["cron", "größe"]}, [2, 4]),
             ({"dest_app": "db"}, [0, 1, 3]),
@@ -89,7 +89,8 @@ class Reading(unittest.TestCase):
             ({"search": "SS"}, []),
             ({"search": "ueu"}, [4]),
             ({"src_app_prefix": "web", "peer_not": "web-2"}, [0, 3]),
-        ]:
+        ]
+        for parameters, expected in cases:
             with self.subTest(parameters):
                 self.assertEqual(self.names(from_=0, **parameters), [everything[n] for n in expected])
 
@@ -138,7 +139,8 @@ class Reading(unittest.TestCase):
     def test_all_parameters_are_there(self) -> None:
         with urllib.request.urlopen(f"{self.service.url}/openapi.json") as response:
             document = json.load(response)
-        for path, method in [("/flows", Client.flows), ("/hours", Client.hours)]:
+        methods: List[Tuple[str, Callable[..., Any]]] = [("/flows", Client.flows), ("/hours", Client.hours)]
+        for path, method in methods:
             parameters = document["paths"][path]["get"]["parameters"]
             described = {parameter["name"] for parameter in parameters if parameter["in"] == "query"}
             own = {name.rstrip("_") for name in inspect.signature(method).parameters} - {"self"}
