@@ -10,6 +10,9 @@ use super::clock::{Span, now_ms};
 use super::sock_diag::{State, TcpSocket};
 use super::tcp_info::TcpInfo;
 
+/// A packet that has arrived so recently may have come during a look: two ticks of a kernel with 100 of them a second.
+const JUST_HEARD_MS: u64 = 20;
+
 /// Which end of a connection a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
@@ -82,7 +85,10 @@ impl Connection {
         if self.direction == Direction::Inbound {
             return None;
         }
-        let total = info.bytes(self.has_received_fin);
+        // The kernel reads the counters a moment after the state: a FIN may have arrived in between. A later look counts that byte,
+        // or the end.
+        let may_be_fin = info.heard_ago <= JUST_HEARD_MS;
+        let total = info.bytes(self.has_received_fin || may_be_fin);
         if total.tx <= self.counted.tx && total.rx <= self.counted.rx {
             return None;
         }
@@ -181,6 +187,24 @@ pub(super) mod tests {
             Counters::default()
         );
         assert_eq!(connection.counted, total);
+    }
+
+    /// Its state is from before it arrived.
+    #[test]
+    fn a_fin_that_arrives_during_a_look_is_no_byte() {
+        let mut connection = Connection::new(Direction::Outbound, Instant::now());
+        let mut socket = socket(50000, 101, false);
+        let mut received = |connection: &mut Connection, heard_ago| {
+            let info = socket.info.as_mut().unwrap();
+            info.heard_ago = heard_ago;
+            let info = *info;
+            connection.list(&socket, Instant::now());
+            let new = connection.count_listed(&socket, &info, 90);
+            new.map(|new| new.total.rx)
+        };
+        assert_eq!(received(&mut connection, 0), Some(299));
+        assert_eq!(received(&mut connection, JUST_HEARD_MS), None);
+        assert_eq!(received(&mut connection, JUST_HEARD_MS + 1), Some(300));
     }
 
     #[test]
