@@ -166,7 +166,7 @@ def check_files(service, days):
     same("DuckDB over Parquet", rows, expected)
     types = duckdb.sql(f"SELECT * {of_complete}").types
     assert [str(of) for of in types] == ["VARCHAR"] * 3 + ["UBIGINT"] * 2 + ["UINTEGER"], types
-    sums = duckdb.sql(f"SELECT sum(bytes_tx), sum(bytes_rx) {of_complete}").fetchone()
+    [sums] = duckdb.sql(f"SELECT sum(bytes_tx), sum(bytes_rx) {of_complete}").fetchall()
     assert sums == (sum(row[3] for row in expected), sum(row[4] for row in expected)), sums
     frame = polars.scan_parquet(days / "*.parquet").filter(polars.col("hour") < BUSY).collect()
     same("Polars over Parquet", frame.rows(), expected)

@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::facts::Process;
 
 /// After a search, the next one comes after this many times the CPU that it took. Hosts may have millions of open files.
-const PAUSE_TO_CPU: u32 = 400;
+const PAUSE_TO_CPU: u32 = 100;
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Processes that are searched first, since they had one of the sockets of the last search.
 const LIKELY_MAX: usize = 64;
