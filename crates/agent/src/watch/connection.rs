@@ -31,6 +31,8 @@ pub(super) struct Connection {
     /// The bytes that were counted.
     pub(super) counted: Counters,
     pub(super) has_received_fin: bool,
+    /// The last look left a byte out, since it may be a FIN.
+    pub(super) leaves_byte: bool,
     pub(super) listed_at: Instant,
 }
 
@@ -60,6 +62,7 @@ impl Connection {
             peer: None,
             counted: Counters::default(),
             has_received_fin: false,
+            leaves_byte: false,
             listed_at: now,
         }
     }
@@ -87,13 +90,19 @@ impl Connection {
         }
         // The kernel reads the counters a moment after the state: a FIN may have arrived in between. A later look counts that byte,
         // or the end.
-        let may_be_fin = info.heard_ago <= JUST_HEARD_MS;
+        let may_be_fin = !self.has_received_fin && info.heard_ago <= JUST_HEARD_MS;
+        self.leaves_byte = may_be_fin && info.received > 0;
         let total = info.bytes(self.has_received_fin || may_be_fin);
         if total.tx <= self.counted.tx && total.rx <= self.counted.rx {
             return None;
         }
         let at = Span { from, to: now_ms() };
         Some(self.count(socket, total, at.before(info.heard_ago)))
+    }
+
+    /// Counts the byte that the last look left out, if it did, without a report.
+    pub(super) fn skip_left_byte(&mut self) {
+        self.counted.rx += u64::from(std::mem::take(&mut self.leaves_byte));
     }
 
     /// Whether the bytes that a socket received include the FIN of its peer, when it has ended.
@@ -205,6 +214,14 @@ pub(super) mod tests {
         assert_eq!(received(&mut connection, 0), Some(299));
         assert_eq!(received(&mut connection, JUST_HEARD_MS), None);
         assert_eq!(received(&mut connection, JUST_HEARD_MS + 1), Some(300));
+        connection.skip_left_byte();
+        assert_eq!(connection.counted.rx, 300);
+
+        // At the first start, all bytes so far are left out.
+        let mut connection = Connection::new(Direction::Outbound, Instant::now());
+        assert_eq!(received(&mut connection, 0), Some(299));
+        connection.skip_left_byte();
+        assert_eq!(received(&mut connection, JUST_HEARD_MS + 1), None);
     }
 
     #[test]

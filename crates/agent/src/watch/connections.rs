@@ -104,6 +104,13 @@ impl Connections {
         }
     }
 
+    /// All bytes up to the last look are counted, without a report.
+    pub(super) fn skip_left_bytes(&mut self) {
+        self.connections
+            .values_mut()
+            .for_each(Connection::skip_left_byte);
+    }
+
     /// The bytes of each connection that were counted.
     pub(super) fn counted(&self) -> impl Iterator<Item = (u64, Counters)> {
         let connections = self.connections.iter();

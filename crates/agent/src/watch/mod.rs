@@ -214,6 +214,7 @@ impl Watcher {
             let app = |sockets: &[TcpSocket]| own.of_connections(namespace, sockets);
             let looked = connections.look(kernel, app, |_| {});
             looked.map_err(WatchError::Kernel)?;
+            connections.skip_left_bytes();
         }
         Ok(self.saved.begin(self.namespaces.counted())?)
     }
