@@ -100,11 +100,12 @@ need_build() {
 }
 
 # build_agent DIR [ARGUMENT…]: builds the agent alone, with the features that it needs itself, and without a C++ compiler.
-# DIR is a target directory of its own: with another CXX, cargo would compile the C libraries of the service again.
+# DIR is a target directory of its own: with another CXX, cargo would compile the C libraries of the service again. Without
+# symbols, as the package has it.
 build_agent() {
   need_cargo
   need gcc libc6-dev
-  CXX=false cargo build --release --locked -p flowtally-agent --target-dir "$@"
+  CXX=false CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked -p flowtally-agent --target-dir "$@"
 }
 
 # need_jars POM DIR: fetches the dependencies of POM from Maven Central into DIR; again when a POM has changed.
