@@ -247,7 +247,7 @@ class GivingUp(unittest.TestCase):
                     client.send([flow])
             error = caught.exception
             self.assertEqual((error.status, error.retry_after), (503, 2.0))
-            # It had counted. The same batch, sent by whoever, counts no second time.
+            # It had counted. The same batch, sent by another client, does not count again.
             assert error.batch is not None
             with Client(service.url) as client:
                 self.assertTrue(client.send_batch(error.batch).replayed)

@@ -1,5 +1,7 @@
 //! Texts of the OpenAPI document as HTML.
 
+use askama::filters::{Html, escape as escaped};
+
 /// A description: paragraphs are separated by empty lines, and code is between backticks.
 pub(super) fn paragraphs(text: &str) -> String {
     let mut html = String::new();
@@ -29,18 +31,8 @@ pub(super) fn code(text: &str) -> String {
 
 /// For text and for the values of attributes.
 pub(super) fn escape(text: &str) -> String {
-    let mut html = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => html += "&#38;",
-            '<' => html += "&#60;",
-            '>' => html += "&#62;",
-            '"' => html += "&#34;",
-            '\'' => html += "&#39;",
-            c => html.push(c),
-        }
-    }
-    html
+    let Ok(html) = escaped(text, Html);
+    html.to_string()
 }
 
 /// JSON of the document without the spaces by which it is indented there.

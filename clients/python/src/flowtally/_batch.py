@@ -34,7 +34,7 @@ def batches(
     """Cuts flows into batches of up to `flows_max` flows.
 
     A batch ends as soon as its JSON has `bytes_max` bytes, so it may have one flow more than that. It has taken no more
-    flows from the iterator than it holds: after a failure, the iterator goes on behind the batch.
+    flows from the iterator than it holds: after a failure, the iterator continues with the flow after the batch.
 
     Raises `ValueError` if a number is not finite, or a name has a lone surrogate. All else is left to the service, whose
     answer names the flow.

@@ -66,7 +66,7 @@ class Client:
         """Sends flows in batches, each of which counts once. When it returns, all of them are on disk.
 
         After an error, its `batch` has not been counted (4xx), or it is unknown whether it was: `send_batch` sends it
-        again. Batches before it have counted (`sent`), and the iterator goes on behind it.
+        again. Batches before it have counted (`sent`), and the iterator continues after it.
         """
         sent = Sent()
         for batch in batches(flows, flows_max=self._batch_flows, bytes_max=self._batch_bytes):

@@ -45,7 +45,7 @@ class Spool:
         """Stores flows as batches, and returns how many flows. When it returns, they survive a power cut.
 
         Up to `batch_flows` flows are stored as a whole or not at all. Of more, the first ones may have been stored when
-        it fails; the iterator goes on behind them.
+        it fails; the iterator continues after them.
 
         Raises `SpoolFull`, and `OSError` if the disk fails.
         """

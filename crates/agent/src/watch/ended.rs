@@ -1,25 +1,21 @@
 //! Connections that have ended since the last report, as a file has them. Each batch is appended by one write:
 //!
 //! ```text
-//! batch   0xe5 | length of the rest u32 | checksum of the rest u64 | rest
-//! rest    number of names u32 | (length u32 | UTF-8)… | ends
-//! end     namespace u64 | cookie u64 | hour u32 | bytes_tx u64 | bytes_rx u64 | src_app u32 | destination
-//!         destination   0 | dest_app u32
-//!                       4 | address 4 bytes  | port u16 | heard from u64 | to u64      its name is not known yet
-//!                       6 | address 16 bytes | port u16 | heard from u64 | to u64
+//! batch   0xe5 | length of the ends u32 | their checksum u64 | ends, encoded by bincode
 //! ```
 //!
-//! Numbers are little-endian, applications are numbers of names, and the checksum is XXH3. Up to version 2 of the files, each
-//! end was a line with a JSON object. Such a file is continued by batches.
+//! Numbers are little-endian, and the checksum is XXH3. Up to version 2 of the files, each end was a line with a JSON
+//! object. Such a file is continued by batches.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use bincode::config::{self, Configuration};
+use bincode::serde::{decode_from_slice, encode_to_vec};
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::clock::Span;
@@ -31,12 +27,10 @@ const ENDED_BYTES_MAX: u64 = 64 << 20;
 const BATCH: u8 = 0xe5;
 /// The first byte of a line.
 const LINE: u8 = b'{';
-const NAMED: u8 = 0;
-const WAITS_V4: u8 = 4;
-const WAITS_V6: u8 = 6;
+const ENCODING: Configuration = config::standard();
 
 /// A connection that has ended.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Ended {
     pub(super) namespace: u64,
     pub(super) cookie: u64,
@@ -52,7 +46,7 @@ pub(super) struct Ended {
 }
 
 /// An end whose destination has no name yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EndedWaits {
     pub(super) remote: SocketAddr,
     /// When the other end was heard last.
@@ -85,7 +79,7 @@ impl EndedFile {
             return Ok(());
         }
         let mut batch = Vec::new();
-        push_batch(&mut batch, ended);
+        push_batch(&mut batch, ended)?;
         if self.is_torn {
             self.file.set_len(self.bytes)?;
         }
@@ -111,72 +105,14 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<Ended>> {
     Ok(ended)
 }
 
-/// Appends a batch. Each name is in it once.
-fn push_batch(bytes: &mut Vec<u8>, all: &[Ended]) {
-    let mut names = Names::default();
-    let mut ends = Vec::new();
-    for ended in all {
-        push_end(&mut ends, ended, &mut names);
-    }
-    let mut rest = Vec::new();
-    push_u32(&mut rest, names.all.len());
-    for name in names.all {
-        push_u32(&mut rest, name.len());
-        rest.extend_from_slice(name.as_bytes());
-    }
-    rest.extend_from_slice(&ends);
+fn push_batch(bytes: &mut Vec<u8>, ended: &[Ended]) -> io::Result<()> {
+    let ends = encode_to_vec(ended, ENCODING).map_err(io::Error::other)?;
+    let length = u32::try_from(ends.len()).map_err(io::Error::other)?;
     bytes.push(BATCH);
-    push_u32(bytes, rest.len());
-    bytes.extend_from_slice(&xxh3_64(&rest).to_le_bytes());
-    bytes.extend_from_slice(&rest);
-}
-
-fn push_end<'a>(bytes: &mut Vec<u8>, ended: &'a Ended, names: &mut Names<'a>) {
-    bytes.extend_from_slice(&ended.namespace.to_le_bytes());
-    bytes.extend_from_slice(&ended.cookie.to_le_bytes());
-    bytes.extend_from_slice(&ended.hour.to_le_bytes());
-    bytes.extend_from_slice(&ended.bytes_tx.to_le_bytes());
-    bytes.extend_from_slice(&ended.bytes_rx.to_le_bytes());
-    push_u32(bytes, names.number(&ended.src_app));
-    let Some(EndedWaits { remote, heard }) = ended.waits else {
-        bytes.push(NAMED);
-        push_u32(bytes, names.number(&ended.dest_app));
-        return;
-    };
-    match remote.ip() {
-        IpAddr::V4(address) => {
-            bytes.push(WAITS_V4);
-            bytes.extend_from_slice(&address.octets());
-        }
-        IpAddr::V6(address) => {
-            bytes.push(WAITS_V6);
-            bytes.extend_from_slice(&address.octets());
-        }
-    }
-    bytes.extend_from_slice(&remote.port().to_le_bytes());
-    bytes.extend_from_slice(&heard.from.to_le_bytes());
-    bytes.extend_from_slice(&heard.to.to_le_bytes());
-}
-
-/// Numbers here are far below 2^32: a batch has at most as many ends as the kernel's buffer has messages.
-fn push_u32(bytes: &mut Vec<u8>, number: usize) {
-    bytes.extend_from_slice(&(number as u32).to_le_bytes());
-}
-
-/// The names of a batch.
-#[derive(Debug, Default)]
-struct Names<'a> {
-    all: Vec<&'a str>,
-    numbers: HashMap<&'a str, usize>,
-}
-
-impl<'a> Names<'a> {
-    fn number(&mut self, name: &'a str) -> usize {
-        *self.numbers.entry(name).or_insert_with(|| {
-            self.all.push(name);
-            self.all.len() - 1
-        })
-    }
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&xxh3_64(&ends).to_le_bytes());
+    bytes.extend_from_slice(&ends);
+    Ok(())
 }
 
 /// The ends in a file, and how many of its bytes they are: the last write may have been interrupted.
@@ -199,61 +135,15 @@ fn parse(file: &[u8]) -> (Vec<Ended>, usize) {
 
 /// Returns what follows the batch. `None` if it is not whole.
 fn parse_batch<'a>(bytes: &'a [u8], all: &mut Vec<Ended>) -> Option<&'a [u8]> {
-    let mut reader = Reader(bytes);
-    let length = reader.u32()?;
-    let checksum = reader.u64()?;
-    let (rest, after) = reader.0.split_at_checked(length as usize)?;
-    if xxh3_64(rest) != checksum {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (checksum, rest) = rest.split_first_chunk()?;
+    let (ends, after) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    if xxh3_64(ends) != u64::from_le_bytes(*checksum) {
         return None;
     }
-    let before = all.len();
-    if parse_ends(rest, all).is_none() {
-        all.truncate(before);
-        return None;
-    }
+    let (ends, _): (Vec<Ended>, _) = decode_from_slice(ends, ENCODING).ok()?;
+    all.extend(ends);
     Some(after)
-}
-
-fn parse_ends(bytes: &[u8], all: &mut Vec<Ended>) -> Option<()> {
-    let mut reader = Reader(bytes);
-    let mut names: Vec<Arc<str>> = Vec::new();
-    for _ in 0..reader.u32()? {
-        let length = reader.u32()?;
-        names.push(str::from_utf8(reader.take(length as usize)?).ok()?.into());
-    }
-    let name = |number: u32| names.get(number as usize).cloned();
-    let nameless: Arc<str> = "".into();
-    while !reader.0.is_empty() {
-        let mut ended = Ended {
-            namespace: reader.u64()?,
-            cookie: reader.u64()?,
-            hour: reader.u32()?,
-            bytes_tx: reader.u64()?,
-            bytes_rx: reader.u64()?,
-            src_app: name(reader.u32()?)?,
-            dest_app: nameless.clone(),
-            waits: None,
-        };
-        let address: IpAddr = match reader.array::<1>()? {
-            [NAMED] => {
-                ended.dest_app = name(reader.u32()?)?;
-                all.push(ended);
-                continue;
-            }
-            [WAITS_V4] => reader.array::<4>()?.into(),
-            [WAITS_V6] => reader.array::<16>()?.into(),
-            _ => return None,
-        };
-        ended.waits = Some(EndedWaits {
-            remote: SocketAddr::new(address, u16::from_le_bytes(reader.array()?)),
-            heard: Span {
-                from: reader.u64()?,
-                to: reader.u64()?,
-            },
-        });
-        all.push(ended);
-    }
-    Some(())
 }
 
 /// Returns what follows the line. `None` if it is not whole.
@@ -262,32 +152,6 @@ fn parse_line<'a>(bytes: &'a [u8], all: &mut Vec<Ended>) -> Option<&'a [u8]> {
     // The file is not synced: a power failure may leave something else in it.
     all.extend(serde_json::from_slice::<Ended>(&bytes[..end]).ok());
     Some(&bytes[end + 1..])
-}
-
-/// What is left to be read.
-#[derive(Debug)]
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const LENGTH: usize>(&mut self) -> Option<[u8; LENGTH]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
 }
 
 #[cfg(test)]
@@ -326,7 +190,7 @@ mod tests {
     fn what_is_written_is_read() {
         let mut file = Vec::new();
         for batch in batches() {
-            push_batch(&mut file, &batch);
+            push_batch(&mut file, &batch).unwrap();
         }
         assert_eq!(parse(&file), (batches().concat(), file.len()));
         assert_eq!(parse(&[]), (Vec::new(), 0));
@@ -337,7 +201,7 @@ mod tests {
     fn a_write_that_was_interrupted_is_ignored() {
         let (mut file, mut ends) = (Vec::new(), vec![0]);
         for batch in batches() {
-            push_batch(&mut file, &batch);
+            push_batch(&mut file, &batch).unwrap();
             ends.push(file.len());
         }
         for length in 0..file.len() {
@@ -350,9 +214,9 @@ mod tests {
     #[test]
     fn what_is_damaged_is_not_counted() {
         let mut file = Vec::new();
-        push_batch(&mut file, &batches()[0]);
+        push_batch(&mut file, &batches()[0]).unwrap();
         let start = file.len();
-        push_batch(&mut file, &batches()[1]);
+        push_batch(&mut file, &batches()[1]).unwrap();
         for at in start..file.len() {
             let mut damaged = file.clone();
             damaged[at] ^= 0x10;
@@ -394,7 +258,7 @@ mod tests {
         let both = vec![ended(1, "db", None), ended(3, "", Some("10.0.0.7:80"))];
         assert_eq!(parse(&cut), (both.clone(), lines.len()));
         let mut file = lines.as_bytes().to_vec();
-        push_batch(&mut file, &batches()[2]);
+        push_batch(&mut file, &batches()[2]).unwrap();
         let all = [both, batches()[2].clone()].concat();
         assert_eq!(parse(&file), (all, file.len()));
     }
