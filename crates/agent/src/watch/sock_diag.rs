@@ -380,6 +380,7 @@ mod tests {
             nlas: [
                 Nla::Shutdown(1),
                 Nla::TcpInfo(tcp_info),
+                Nla::SkV6Only(true),
                 Nla::Other(DefaultNla::new(CGROUP_ID, 9_u64.to_ne_bytes().to_vec())),
             ]
             .into_iter()
@@ -397,6 +398,7 @@ mod tests {
         assert_eq!((socket.user, socket.inode), (33, 1234));
         assert_eq!((socket.interface, socket.cgroup), (3, Some(9)));
         assert_eq!(socket.info.unwrap().received, 300);
+        assert!(socket.is_v6_only);
         // Cut anywhere, it is an error or lacks attributes, and never panics.
         for length in 0..bytes.len() {
             match TcpSocket::parse(&bytes[..length]) {
